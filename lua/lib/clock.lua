@@ -1,0 +1,18 @@
+-- The server's time: microseconds since 1970 as a number (exact: below 2^53), milliseconds as text.
+local function clock()
+  local time = redis.call('TIME')
+  local micros = time[1] * 1000000 + time[2]
+  return micros, string.format('%.0f', math.floor(micros / 1000))
+end
+
+-- When a session ends, as milliseconds since 1970 in text, or false for never: at its own expires_at (microseconds since
+-- 1970 as text, or false) if it has one, else by the rolling TTL. The second result says whether that has passed.
+local function deadline_of(expires_at, ttl_ms, now_ms)
+  if expires_at then
+    local at = math.ceil(tonumber(expires_at) / 1000)
+    return string.format('%.0f', at), at <= tonumber(now_ms)
+  elseif ttl_ms ~= '' then
+    return string.format('%.0f', now_ms + ttl_ms), false
+  end
+  return false, false
+end

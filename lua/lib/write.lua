@@ -1,0 +1,24 @@
+-- Writes a session so that no failure leaves half of one. Lua does not roll back, but what can refuse a write (memory,
+-- read-only, types, permissions) refuses it at its first command of that kind, and here those come before the fields do.
+-- fields is {name, value, ...}, the metadata of a new session within its first 1,000 (unpack has a limit).
+local function write(session, index, member, exists, deadline, now_ms, fields, dropped)
+  local function expire()
+    if deadline then
+      redis.call('PEXPIREAT', session, deadline)
+    else
+      redis.call('PERSIST', session)
+    end
+  end
+  redis.call('ZADD', index, deadline or '+inf', member)
+  reindex(index, now_ms)
+  expire()
+  for first = 1, #fields, 1000 do
+    redis.call('HSET', session, unpack(fields, first, math.min(first + 999, #fields)))
+  end
+  for first = 1, #dropped, 1000 do
+    redis.call('HDEL', session, unpack(dropped, first, math.min(first + 999, #dropped)))
+  end
+  if not exists then
+    expire()
+  end
+end

@@ -1,0 +1,36 @@
+-- Renews the rolling TTL of a session. One with its own expires_at keeps that.
+--
+-- KEYS[1]  session           {prefix}{user}:channel  hash
+-- KEYS[2]  index             {prefix}{user}          sorted set
+-- ARGV[1]  member            the channel, as the index has it
+-- ARGV[2]  ttl_ms            rolling TTL in milliseconds; '' for none
+--
+-- Reply    { 1, 0}             OK
+--          {-2, 0}             GONE
+
+-- @include clock
+-- @include index
+
+local session = KEYS[1]
+local index = KEYS[2]
+local member = ARGV[1]
+local ttl_ms = ARGV[2]
+
+if redis.call('EXISTS', session) == 0 then
+  return {-2, 0}
+end
+local expires_at = redis.call('HGET', session, '\255e')
+if not tonumber(expires_at or '') then
+  expires_at = false
+end
+local _, now_ms = clock()
+local deadline = deadline_of(expires_at, ttl_ms, now_ms)
+
+redis.call('ZADD', index, deadline or '+inf', member)
+reindex(index, now_ms)
+if not deadline then
+  redis.call('PERSIST', session)
+elseif not expires_at then
+  redis.call('PEXPIREAT', session, deadline)
+end
+return {1, 0}

@@ -1,0 +1,38 @@
+"""Redis-native session store for chat bots."""
+
+from .base import BotSessionStore
+from .codec import Codec
+from .errors import (
+    CorruptSession,
+    OutcomeUnknown,
+    SerializationError,
+    SessionError,
+    SessionGone,
+    SessionTooLarge,
+    VersionConflict,
+)
+from .helper import BotSessionHelper
+from .memory import MemorySessionStore, memory_store
+from .middleware import SessionMiddleware
+from .session import BotSession
+from .store import SessionStore
+from .version import __version__
+
+__all__ = [
+    "BotSession",
+    "BotSessionHelper",
+    "BotSessionStore",
+    "Codec",
+    "CorruptSession",
+    "MemorySessionStore",
+    "OutcomeUnknown",
+    "SerializationError",
+    "SessionError",
+    "SessionGone",
+    "SessionMiddleware",
+    "SessionStore",
+    "SessionTooLarge",
+    "VersionConflict",
+    "__version__",
+    "memory_store",
+]

@@ -1,0 +1,108 @@
+"""A store that runs commands on an executor."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterable, Mapping
+from datetime import datetime
+from typing import Any
+
+from .base import BotSessionStore
+from .commands import KEEP, Commands, Keep
+from .executors import Executor, run_flow
+from .keys import Id, normal_id
+from .session import BotSession
+from .times import TTL
+
+
+class CommandStore(BotSessionStore):
+    """All of a store but where its sessions are: that is the executor's.
+
+    Args:
+        commands: Makes the commands.
+        executor: Runs them.
+    """
+
+    def __init__(self, commands: Commands, executor: Executor) -> None:
+        self._commands = commands
+        self._executor = executor
+        self.codec = commands.codec
+        self.max_bytes = commands.max_bytes
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} prefix={self._commands.keys.prefix!r}>"
+
+    def key(self, user_id: Id, channel_id: Id) -> str:
+        """The key of a session, as ``redis-cli`` takes it."""
+        user, channel = normal_id(user_id, "user_id"), normal_id(channel_id, "channel_id")
+        return self._commands.keys.session(user, channel).decode("utf-8", "backslashreplace")
+
+    async def get(self, user_id: Id, channel_id: Id, *, touch: bool = False) -> BotSession | None:
+        load = self._commands.get(user_id, channel_id)
+        if not touch:
+            return await self._executor.run(load)
+        session: BotSession | None
+        _, session = await self._executor.run_many((self._commands.touch(user_id, channel_id), load))
+        return session
+
+    async def set(self, user_id: Id, channel_id: Id, session: BotSession, *, expected_version: int | None = None) -> int:
+        command = self._commands.set(user_id, channel_id, session, expected_version=expected_version)
+        return await self._executor.run(command)
+
+    async def update(
+        self,
+        user_id: Id,
+        channel_id: Id,
+        changes: Mapping[str, Any],
+        *,
+        remove: Iterable[str] = (),
+        expected_version: int | None = None,
+        create: bool = True,
+        expires_at: datetime | Keep | None = KEEP,
+        since_version: int | None = None,
+    ) -> int:
+        command = self._commands.update(
+            user_id,
+            channel_id,
+            changes,
+            remove=remove,
+            expected_version=expected_version,
+            create=create,
+            expires_at=expires_at,
+            since_version=since_version,
+        )
+        return await self._executor.run(command)
+
+    async def touch(self, user_id: Id, channel_id: Id, ttl: TTL = None) -> bool:
+        return await self._executor.run(self._commands.touch(user_id, channel_id, ttl))
+
+    async def delete(self, user_id: Id, channel_id: Id, *, expected_version: int | None = None) -> bool:
+        return await self._executor.run(self._commands.delete(user_id, channel_id, expected_version=expected_version))
+
+    async def clear(self, user_id: Id) -> int:
+        return await run_flow(self._executor, self._commands.clear(user_id))
+
+    async def channels(self, user_id: Id) -> list[str]:
+        return await run_flow(self._executor, self._commands.channels(user_id))
+
+    async def scan(self) -> AsyncIterator[tuple[str, str]]:
+        """As in every store, by SCAN: never KEYS. Remembers what it gave (some 200 bytes a session): SCAN repeats itself."""
+        seen: set[tuple[str, str]] = set()
+        cursor = 0
+        while True:
+            cursor, found = await self._executor.run(self._commands.scan(cursor))
+            for ids in found:
+                if ids not in seen:
+                    seen.add(ids)
+                    yield ids
+            if cursor == 0:
+                return
+
+    async def size(self) -> int:
+        count = 0
+        async for _ in self.scan():
+            count += 1
+        return count
+
+    async def aclose(self) -> None:
+        """Finishes what is in flight and refuses what comes after."""
+        await self._executor.aclose()

@@ -1,0 +1,89 @@
+"""Everything this package raises for what happened to a session.
+
+    SessionError
+    ├── VersionConflict      the session is not at the version that was expected
+    ├── SessionGone          the session that was loaded has been deleted or has expired
+    ├── OutcomeUnknown       the connection was lost before the reply to a write came
+    ├── CorruptSession       what is stored is not a session, or not this one
+    ├── SerializationError   a value cannot be stored
+    └── SessionTooLarge      more bytes than the limit
+
+Bad arguments are ``TypeError`` and ``ValueError``, as everywhere in Python. What Redis answers reaches the caller as the
+``redis.exceptions`` class that redis-py makes of it.
+
+No message holds a value of a session: messages end up in logs.
+"""
+
+from __future__ import annotations
+
+
+class SessionError(Exception):
+    """Base of all errors of this package.
+
+    Attributes:
+        key: The Redis key of the session, or None where no single session is meant.
+    """
+
+    def __init__(self, message: str, *, key: str | None = None) -> None:
+        super().__init__(message)
+        self.key = key
+
+
+class VersionConflict(SessionError):
+    """The session is not at ``expected`` but at ``actual`` (0: there is none). Nothing was written."""
+
+    def __init__(self, message: str, *, key: str | None = None, expected: int = 0, actual: int = 0) -> None:
+        super().__init__(message, key=key)
+        self.expected = expected
+        self.actual = actual
+
+
+class SessionGone(SessionError):
+    """The session was deleted or has expired since it was loaded. Nothing was written, nothing is brought back."""
+
+
+class OutcomeUnknown(SessionError):
+    """A write was sent and no reply came: it may or may not have been applied, and was not sent again.
+
+    Load the session to see. The error of the connection is the ``__cause__``.
+    """
+
+
+class CorruptSession(SessionError):
+    """What is stored at the key does not decode, or belongs to another session. Nothing was written.
+
+    It can still be deleted, cleared, touched and replaced with ``set``.
+
+    Attributes:
+        field: The field of the hash that is wrong, as text.
+    """
+
+    def __init__(self, message: str, *, key: str | None = None, field: str | None = None) -> None:
+        super().__init__(message, key=key)
+        self.field = field
+
+
+class SerializationError(SessionError):
+    """A value cannot be stored. Nothing was written.
+
+    Attributes:
+        path: Where in the data the value is, like ``cart[2].price``.
+    """
+
+    def __init__(self, message: str, *, key: str | None = None, path: str | None = None) -> None:
+        super().__init__(message, key=key)
+        self.path = path
+
+
+class SessionTooLarge(SessionError):
+    """The data takes more bytes than the store's ``max_bytes``. Nothing was written.
+
+    Attributes:
+        size: Bytes of all top-level keys and their packed values.
+        limit: Bytes allowed.
+    """
+
+    def __init__(self, message: str, *, key: str | None = None, size: int = 0, limit: int = 0) -> None:
+        super().__init__(message, key=key)
+        self.size = size
+        self.limit = limit

@@ -1,0 +1,175 @@
+"""Runs commands: here on any redis-py asyncio client.
+
+The client is used for what it knows (addresses, TLS, AUTH, database, its connections), not for its ``execute_command``:
+that sends a command again, by default ten times, when a connection is lost, and a write may then be applied ten times.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any, Protocol, TypeVar
+
+import redis
+import redis.asyncio
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import NoScriptError, ResponseError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+
+from .commands import Argument, Command, Flow
+from .errors import OutcomeUnknown, SessionError
+
+T = TypeVar("T")
+
+#: Connections that a client executor uses at once; more make one Python process no faster.
+MAX_CONCURRENCY = 32
+
+
+class Executor(Protocol):
+    """What runs commands for a store."""
+
+    async def run(self, command: Command[T]) -> T:
+        """Runs one command.
+
+        Raises:
+            OutcomeUnknown: the connection was lost, and the command must not be sent twice.
+            redis.exceptions.RedisError: what the server or the client says.
+        """
+        ...
+
+    async def run_many(self, commands: Sequence[Command[Any]]) -> list[Any]:
+        """Runs commands in order, in one round trip; not as a transaction. Raises what the first failing one raises."""
+        ...
+
+    async def aclose(self) -> None:
+        """Finishes what is in flight, refuses what comes after."""
+        ...
+
+
+async def run_flow(executor: Executor, flow: Flow[T]) -> T:
+    """Runs what takes several round trips to its end."""
+    results: list[Any] | None = None
+    while True:
+        try:
+            commands = flow.send(results) if results is not None else next(flow)
+        except StopIteration as done:
+            result: T = done.value
+            return result
+        results = await executor.run_many(commands)
+
+
+class ClientExecutor:
+    """Runs commands on a redis-py asyncio client.
+
+    Callers beyond ``max_concurrency`` wait for their turn, in order; they get no "Too many connections".
+
+    Args:
+        client: A ``redis.asyncio.Redis`` (``Sentinel.master_for`` gives one, too) or fakeredis's ``FakeAsyncRedis``.
+        owned: Whether ``aclose`` closes the client.
+        max_concurrency: Connections used at once; default: 32, or what the client's pool has if that is less.
+
+    Raises:
+        TypeError: the client is a synchronous one, a cluster, or none at all.
+        ValueError: the client decodes replies.
+    """
+
+    def __init__(self, client: Any, *, owned: bool = False, max_concurrency: int = MAX_CONCURRENCY) -> None:
+        _check(client)
+        self._client = client
+        self._owned = owned
+        self._limit = min(max_concurrency, client.connection_pool.max_connections)
+        self._slots = asyncio.Semaphore(self._limit)
+        self._closed = False
+
+    async def run(self, command: Command[T]) -> T:
+        (result,) = await self.run_many((command,))
+        return result  # type: ignore[no-any-return] # a list of one: what this command's parse gives
+
+    async def run_many(self, commands: Sequence[Command[Any]]) -> list[Any]:
+        if self._closed:
+            raise SessionError("this store is closed; make a new one")
+        async with self._slots:
+            replies = await self._send(commands, [command.args for command in commands])
+            unknown = [n for n, reply in enumerate(replies) if isinstance(reply, NoScriptError) and commands[n].script]
+            if unknown:
+                missing = [commands[n] for n in unknown]
+                again = await self._send(missing, [command.with_source() for command in missing])
+                for n, reply in zip(unknown, again, strict=True):
+                    replies[n] = reply
+        for reply in replies:
+            if isinstance(reply, Exception):
+                raise reply
+        return [command.parse(reply) for command, reply in zip(commands, replies, strict=True)]
+
+    async def aclose(self) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        for _ in range(self._limit):
+            await self._slots.acquire()
+        if self._owned:
+            await self._client.aclose()
+            await self._client.connection_pool.disconnect()
+
+    async def _send(self, commands: Sequence[Command[Any]], requests: Sequence[tuple[Argument, ...]]) -> list[Any]:
+        """One round trip; error replies are returned. Sent once more if the connection was lost and that does no harm."""
+        may_resend = all(command.resend for command in commands)
+        pool = self._client.connection_pool
+        for is_last in (False, True):
+            # Nothing has been sent while this fails: its errors are as they are.
+            connection = await pool.get_connection()
+            try:
+                return await _exchange(connection, requests)
+            except (RedisConnectionError, RedisTimeoutError, OSError) as error:
+                if _is_reply(error):
+                    raise
+                if not may_resend:
+                    raise _outcome_unknown(commands) from error
+                if is_last:
+                    raise
+            finally:
+                await pool.release(connection)
+        raise AssertionError("unreachable")
+
+
+async def _exchange(connection: Any, requests: Sequence[tuple[Argument, ...]]) -> list[Any]:
+    await connection.send_packed_command(connection.pack_commands(requests))
+    replies: list[Any] = []
+    for _ in requests:
+        try:
+            replies.append(await connection.read_response(disable_decoding=True))
+        except ResponseError as error:
+            replies.append(error)
+    return replies
+
+
+def _is_reply(error: Exception) -> bool:
+    """Whether the server said it (LOADING, NOAUTH): redis-py makes subclasses of its ConnectionError of these replies."""
+    return isinstance(error, RedisConnectionError) and type(error) is not RedisConnectionError
+
+
+def _outcome_unknown(commands: Sequence[Command[Any]]) -> OutcomeUnknown:
+    write = next(command for command in commands if not command.resend)
+    key = write.key.decode("utf-8", "backslashreplace")
+    return OutcomeUnknown(
+        f"{write.name} of session {key}: the connection was lost before the reply; it may have been applied and was not "
+        "sent again. Load the session to see",
+        key=key,
+    )
+
+
+def _check(client: Any) -> None:
+    name = type(client).__name__
+    if isinstance(client, redis.asyncio.RedisCluster | redis.RedisCluster):
+        raise TypeError(f"{name}: Redis Cluster is not supported yet; give a redis.asyncio.Redis")
+    if isinstance(client, redis.Redis):
+        raise TypeError(f"{name} is a synchronous client; SessionStore needs redis.asyncio.Redis (or SessionStore.from_url)")
+    if isinstance(client, str | bytes):
+        raise TypeError("SessionStore takes a client; for a URL use SessionStore.from_url")
+    if not isinstance(client, redis.asyncio.Redis):
+        raise TypeError(f"SessionStore needs a redis.asyncio.Redis, not {name}")
+    if client.connection_pool.connection_kwargs.get("decode_responses"):
+        raise ValueError(
+            "the client has decode_responses=True, but sessions hold bytes that are not text; "
+            "give SessionStore a client without it"
+        )

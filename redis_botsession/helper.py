@@ -1,0 +1,132 @@
+"""The live session of one handler: what a bot has as ``ctx.session``."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from typing import Any, Protocol
+
+from .changes import Snapshot
+from .codec import Codec
+from .commands import Keep
+from .keys import Id, normal_id
+from .session import BotSession
+from .times import from_micros
+
+
+class Backing(Protocol):
+    """What a live session needs of its store."""
+
+    codec: Codec
+    max_bytes: int
+
+    def key(self, user_id: Id, channel_id: Id) -> str: ...
+
+    async def get(self, user_id: Id, channel_id: Id, *, touch: bool = ...) -> BotSession | None: ...
+
+    async def update(
+        self,
+        user_id: Id,
+        channel_id: Id,
+        changes: Mapping[str, Any],
+        *,
+        remove: Iterable[str] = ...,
+        expires_at: datetime | Keep | None = ...,
+        since_version: int | None = ...,
+    ) -> int: ...
+
+    async def delete(self, user_id: Id, channel_id: Id) -> bool: ...
+
+
+class BotSessionHelper(BotSession):
+    """A session that knows its store.
+
+    Change ``data`` (in place, nested too) and ``expires_at`` as you like, then ``save``; ``store.session(...)`` and
+    ``SessionMiddleware`` save at the end by themselves. A session that is not stored yet has version 0 and empty data.
+    """
+
+    __slots__ = ("_key", "_saved", "_saving", "_store")
+
+    def __init__(self, store: Backing, session: BotSession) -> None:
+        super().__init__(
+            user_id=session.user_id,
+            channel_id=session.channel_id,
+            data=session.data,
+            created_at=session.created_at,
+            updated_at=session.updated_at,
+            expires_at=session.expires_at,
+            version=session.version,
+        )
+        self._store = store
+        self._key = store.key(session.user_id, session.channel_id)
+        self._saved = self._snapshot()
+        self._saving = asyncio.Lock()
+
+    @classmethod
+    async def load(cls, store: Backing, user_id: Id, channel_id: Id) -> BotSessionHelper:
+        """Loads the session and renews its rolling TTL, in one round trip; a new one if there is none."""
+        session = await store.get(user_id, channel_id, touch=True)
+        if session is None:
+            session = BotSession(normal_id(user_id, "user_id"), normal_id(channel_id, "channel_id"))
+        return cls(store, session)
+
+    async def update(self, changes: Mapping[str, Any]) -> None:
+        """Merges ``changes`` into ``data`` and saves.
+
+        Raises:
+            What ``save`` raises; where a value cannot be stored, ``data`` stays as it was.
+        """
+        # Refuses what cannot be stored before data has it.
+        self._store.codec.encode(changes, max_bytes=self._store.max_bytes, key=self._key)
+        self.data.update(changes)
+        await self.save()
+
+    async def save(self) -> None:
+        """Sends the top-level keys that have changed since the load or the last save, and those that went.
+
+        Does nothing where nothing has changed. What other handlers have written to other keys meanwhile stays.
+
+        Raises:
+            SessionGone: the session was loaded, and has been deleted or has expired since.
+            SerializationError, SessionTooLarge: nothing was written.
+            OutcomeUnknown: the connection was lost before the reply.
+        """
+        async with self._saving:
+            now = self._snapshot()
+            changes = self._saved.until(now, self)
+            if not changes:
+                return
+            version = await self._store.update(
+                self.user_id,
+                self.channel_id,
+                changes.changed,
+                remove=changes.removed,
+                expires_at=changes.expires_at,
+                since_version=self.version or None,
+            )
+            if version == 0:
+                # Its expires_at had passed: it is removed, and whatever is saved next starts anew.
+                self._forget()
+                return
+            self._saved = now
+            if self.version == 0:
+                self.created_at = from_micros(version)
+            self.version = version
+            self.updated_at = from_micros(version)
+
+    async def delete(self) -> None:
+        """Removes the session from the store. What is put into ``data`` afterwards starts a new one when saved."""
+        async with self._saving:
+            await self._store.delete(self.user_id, self.channel_id)
+            self._forget()
+
+    def _forget(self) -> None:
+        # A new dict: the handler may still hold the old one.
+        self.data = {}
+        self.expires_at = None
+        self.version = 0
+        self._saved = self._snapshot()
+
+    def _snapshot(self) -> Snapshot:
+        return Snapshot(self, self._store.codec, max_bytes=self._store.max_bytes, key=self._key)

@@ -1,0 +1,108 @@
+"""From the ids of a session to its keys in Redis, and back.
+
+    session   {prefix}{{esc(user)}}:esc(channel)
+    index     {prefix}{{esc(user)}}
+
+``esc`` percent-encodes every UTF-8 byte outside ``[A-Za-z0-9._-]``, so a key splits in one way only, and the braces are
+the hash tag that puts all keys of a user into one slot of a cluster
+(https://redis.io/docs/latest/operate/oss_and_stack/reference/cluster-spec/#hash-tags).
+"""
+
+from __future__ import annotations
+
+import re
+from hashlib import blake2b
+from urllib.parse import quote_from_bytes, unquote_to_bytes
+
+Id = str | int
+
+# Lone surrogates are legal in a Python str, though not in UTF-8; two different ids must not become one key.
+_SURROGATES = "surrogatepass"
+_FORBIDDEN_IN_PREFIX = re.compile(r"[{}*?\[\]\\]")
+_AFTER_PREFIX = re.compile(rb"\{([A-Za-z0-9._%-]+)\}:([A-Za-z0-9._%-]+)")
+
+
+def normal_id(value: Id, name: str) -> str:
+    """``value`` as the text that identifies it: 42 and "42" are one.
+
+    Raises:
+        TypeError: neither ``str`` nor ``int`` (a ``bool`` is a mistake, too).
+        ValueError: empty.
+    """
+    if type(value) is str:
+        text = value
+    elif isinstance(value, str):
+        text = str.__str__(value)
+    elif isinstance(value, int) and not isinstance(value, bool):
+        text = int.__repr__(value)
+    else:
+        raise TypeError(f"{name} must be str or int, not {type(value).__name__}")
+    if not text:
+        raise ValueError(f"{name} must not be empty")
+    return text
+
+
+def _escape(text: str) -> bytes:
+    # quote() never touches "~", which is not in our alphabet.
+    return quote_from_bytes(text.encode("utf-8", _SURROGATES), safe="").replace("~", "%7E").encode("ascii")
+
+
+def _unescape(escaped: bytes) -> str:
+    return unquote_to_bytes(escaped).decode("utf-8", _SURROGATES)
+
+
+def member(channel_id: str) -> bytes:
+    """The member of a user's index that stands for ``channel_id``."""
+    return channel_id.encode("utf-8", _SURROGATES)
+
+
+def channel_of(index_member: bytes) -> str:
+    """The channel that ``index_member`` stands for."""
+    return index_member.decode("utf-8", _SURROGATES)
+
+
+def owner_tag(session_key: bytes) -> bytes:
+    """8 bytes that tell whose hash this is; checked at every load."""
+    return blake2b(session_key, digest_size=8).digest()
+
+
+class Keys:
+    """The keys under one prefix.
+
+    Raises:
+        TypeError: ``prefix`` is not a ``str``.
+        ValueError: ``prefix`` holds a brace or a glob character.
+    """
+
+    def __init__(self, prefix: str) -> None:
+        if not isinstance(prefix, str):
+            raise TypeError(f"prefix must be str, not {type(prefix).__name__}")
+        if bad := _FORBIDDEN_IN_PREFIX.search(prefix):
+            raise ValueError(
+                f"prefix {prefix!r} must not contain {bad.group()!r}: braces and glob characters would let it meet other keys"
+            )
+        self.prefix = prefix
+        self._prefix = prefix.encode("utf-8", _SURROGATES)
+        #: MATCH pattern of all session keys under the prefix.
+        self.pattern = self._prefix + b"{*}:*"
+
+    def index(self, user_id: str) -> bytes:
+        """The key of the sorted set of ``user_id``'s channels."""
+        return b"%b{%b}" % (self._prefix, _escape(user_id))
+
+    def session(self, user_id: str, channel_id: str) -> bytes:
+        """The key of the hash of one session."""
+        return b"%b{%b}:%b" % (self._prefix, _escape(user_id), _escape(channel_id))
+
+    def ids(self, key: bytes) -> tuple[str, str] | None:
+        """The (user_id, channel_id) of a session key, or None for a key that is not ours."""
+        if not key.startswith(self._prefix):
+            return None
+        parts = _AFTER_PREFIX.fullmatch(key, len(self._prefix))
+        if parts is None:
+            return None
+        try:
+            ids = _unescape(parts[1]), _unescape(parts[2])
+        except UnicodeDecodeError:
+            return None
+        return ids if self.session(*ids) == key else None

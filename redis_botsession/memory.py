@@ -1,0 +1,290 @@
+"""The store in memory: for development, tests and bots of one process."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+import weakref
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from .codec import DEFAULT_MAX_BYTES, Codec
+from .command_store import CommandStore
+from .commands import CREATED_AT, EXPIRES_AT, OWNER, VERSION, Command, Commands, Status
+from .errors import SessionError
+from .times import DEFAULT_TTL, TTL
+
+T = TypeVar("T")
+
+#: What stands in a command for a number that is not given.
+Optional = int | bytes
+Reply = tuple[int, int]
+
+
+@dataclass(slots=True)
+class _Record:
+    """A session as the hash in Redis has it; deadline is in milliseconds since 1970, inf for none."""
+
+    index: bytes
+    member: bytes
+    owner: bytes
+    version: int
+    created_at: int
+    born: int
+    own_deadline: int | None
+    deadline: float
+    fields: dict[bytes, bytes]
+
+    @property
+    def size(self) -> int:
+        return sum(map(len, self.fields)) + sum(map(len, self.fields.values()))
+
+
+class MemoryExecutor:
+    """Runs commands on a dict, as the scripts in ``lua/`` run them on Redis.
+
+    Values are kept packed, so nothing that is stored can be changed from outside.
+
+    Args:
+        clock: The time in seconds since 1970.
+        cleanup_interval: Seconds between two clean-ups while the event loop runs; None: never.
+    """
+
+    def __init__(self, clock: Callable[[], float], cleanup_interval: float | None) -> None:
+        self._clock = clock
+        self._cleanup_interval = cleanup_interval
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_loop: asyncio.AbstractEventLoop | None = None
+        self._records: dict[bytes, _Record] = {}
+        self._indexes: dict[bytes, dict[bytes, bytes]] = {}
+        self._last_version = 0
+        self._closed = False
+
+    async def run(self, command: Command[T]) -> T:
+        if self._closed:
+            raise SessionError("this store is closed; make a new one")
+        self._keep_clean()
+        operation = getattr(self, f"_{command.name}")
+        # EVALSHA, its SHA and the number of keys stand before the keys of a script.
+        return command.parse(operation(*command.args[1 if command.script is None else 3 :]))
+
+    async def run_many(self, commands: Sequence[Command[Any]]) -> list[Any]:
+        return [await self.run(command) for command in commands]
+
+    async def aclose(self) -> None:
+        self.stop_cleanup()
+        self._closed = True
+
+    def _keep_clean(self) -> None:
+        loop = asyncio.get_running_loop()
+        if self._cleanup_interval is not None and self._timer_loop is not loop:
+            self._timer_loop = loop
+            self._timer = loop.call_later(self._cleanup_interval, _clean, weakref.ref(self))
+
+    def stop_cleanup(self) -> None:
+        """Ends the clean-ups in the background."""
+        self._cleanup_interval = None
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def cleanup(self) -> int:
+        """Forgets what has expired; returns how many sessions that were."""
+        now_ms = self._now_ms()
+        expired = [key for key, record in self._records.items() if record.deadline <= now_ms]
+        for key in expired:
+            self._remove(key)
+        return len(expired)
+
+    def _now_ms(self) -> int:
+        return math.floor(self._clock() * 1000)
+
+    def _live(self, key: bytes) -> _Record | None:
+        record = self._records.get(key)
+        if record is not None and record.deadline <= self._now_ms():
+            self._remove(key)
+            return None
+        return record
+
+    def _remove(self, key: bytes) -> bool:
+        record = self._records.pop(key, None)
+        if record is None:
+            return False
+        index = self._indexes[record.index]
+        del index[record.member]
+        if not index:
+            del self._indexes[record.index]
+        return True
+
+    def _get(self, key: bytes) -> dict[bytes, bytes]:
+        record = self._live(key)
+        if record is None:
+            return {}
+        reply = {
+            **record.fields,
+            VERSION: b"%d" % record.version,
+            CREATED_AT: b"%d" % record.created_at,
+            OWNER: record.owner,
+        }
+        if record.own_deadline is not None:
+            reply[EXPIRES_AT] = b"%d" % record.own_deadline
+        return reply
+
+    def _exists(self, key: bytes) -> bool:
+        return self._live(key) is not None
+
+    def _index(self, index: bytes, *_: int) -> list[bytes]:
+        return list(self._indexes.get(index, ()))
+
+    def _scan(self, *_: Any) -> tuple[int, list[bytes]]:
+        return 0, [key for key in list(self._records) if self._live(key) is not None]
+
+    def _touch(self, key: bytes, index: bytes, member: bytes, ttl_ms: Optional) -> Reply:
+        record = self._live(key)
+        if record is None:
+            return Status.GONE, 0
+        record.deadline = self._deadline(record.own_deadline, ttl_ms)
+        return Status.OK, 0
+
+    def _delete(self, key: bytes, index: bytes, member: bytes, expected: Optional) -> Reply:
+        record = self._live(key)
+        version = 0 if record is None else record.version
+        if expected not in (b"", version):
+            return Status.CONFLICT, version
+        return (Status.OK if self._remove(key) else Status.GONE), 0
+
+    def _clear(self, index: bytes, *keys_and_members: bytes) -> Reply:
+        keys = keys_and_members[: len(keys_and_members) // 2]
+        return Status.OK, sum([self._live(key) is not None and self._remove(key) for key in keys])
+
+    def _set(
+        self,
+        key: bytes,
+        index: bytes,
+        member: bytes,
+        owner: bytes,
+        ttl_ms: Optional,
+        expected: Optional,
+        created_at: int,
+        expires_at: Optional,
+        size: int,
+        *fields: bytes,
+    ) -> Reply:
+        before = self._live(key)
+        version = 0 if before is None else before.version
+        if expected not in (b"", version):
+            return Status.CONFLICT, version
+        new = self._next_version()
+        born = new if before is None else before.born
+        own = None if isinstance(expires_at, bytes) else expires_at
+        packed = dict(zip(fields[::2], fields[1::2], strict=True))
+        record = _Record(index, member, owner, new, created_at, born, own, self._deadline(own, ttl_ms), packed)
+        return self._store(key, record)
+
+    def _update(
+        self,
+        key: bytes,
+        index: bytes,
+        member: bytes,
+        owner: bytes,
+        ttl_ms: Optional,
+        expected: Optional,
+        create: int,
+        since: Optional,
+        expires_at: Optional,
+        max_bytes: int,
+        removed: int,
+        *rest: bytes,
+    ) -> Reply:
+        before = self._live(key)
+        if (before is None and not create) or (before is not None and isinstance(since, int) and before.born > since):
+            return Status.GONE, 0
+        version = 0 if before is None else before.version
+        if expected not in (b"", version):
+            return Status.CONFLICT, version
+        own = None if before is None else before.own_deadline
+        if expires_at != b"":
+            own = expires_at if isinstance(expires_at, int) else None
+        fields = {} if before is None else dict(before.fields)
+        for name in rest[:removed]:
+            fields.pop(name, None)
+        fields.update(zip(rest[removed::2], rest[removed + 1 :: 2], strict=True))
+        new = self._next_version()
+        created_at, born = (new, new) if before is None else (before.created_at, before.born)
+        record = _Record(index, member, owner, new, created_at, born, own, self._deadline(own, ttl_ms), fields)
+        too_large = record.size > max_bytes and record.size > (0 if before is None else before.size)
+        if too_large and record.deadline > self._now_ms():
+            return Status.TOO_LARGE, record.size
+        return self._store(key, record)
+
+    def _store(self, key: bytes, record: _Record) -> Reply:
+        if record.deadline <= self._now_ms():
+            self._remove(key)
+            return Status.REMOVED, 0
+        self._last_version = record.version
+        self._records[key] = record
+        self._indexes.setdefault(record.index, {})[record.member] = key
+        return Status.OK, record.version
+
+    def _next_version(self) -> int:
+        # One count for all sessions: it never repeats for one that was deleted, whatever the clock does.
+        return max(self._last_version + 1, math.floor(self._clock() * 1_000_000))
+
+    def _deadline(self, own_deadline: int | None, ttl_ms: Optional) -> float:
+        if own_deadline is not None:
+            return math.ceil(own_deadline / 1000)
+        return math.inf if isinstance(ttl_ms, bytes) else self._now_ms() + ttl_ms
+
+
+def _clean(reference: weakref.ref[MemoryExecutor]) -> None:
+    # The timer must not keep alive a store that nobody has any more.
+    executor = reference()
+    if executor is not None:
+        executor.cleanup()
+        executor._timer_loop = None
+        executor._keep_clean()
+
+
+class MemorySessionStore(CommandStore):
+    """Sessions in the memory of this process, gone with it. Everything else is as in ``SessionStore``.
+
+    Not thread-safe: one event loop.
+
+    Args:
+        ttl: The rolling TTL that every write and touch renews: seconds, a timedelta, or None for no expiry.
+        cleanup_interval: Seconds between two clean-ups of what has expired; None: never. (An expired session is not given
+            out in either case.)
+        codec: Packs the values; give one with your own types registered.
+        max_bytes: Limit on the bytes of one session, in and out.
+        clock: The time in seconds since 1970; tests give their own.
+
+    Raises:
+        TypeError, ValueError: a bad argument.
+    """
+
+    def __init__(
+        self,
+        *,
+        ttl: TTL = DEFAULT_TTL,
+        cleanup_interval: float | None = 60.0,
+        codec: Codec | None = None,
+        max_bytes: int = DEFAULT_MAX_BYTES,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        if cleanup_interval is not None and not cleanup_interval > 0:
+            raise ValueError(f"cleanup_interval must be positive, not {cleanup_interval!r}; None means never")
+        self._memory = MemoryExecutor(clock, cleanup_interval)
+        super().__init__(Commands(prefix="", ttl=ttl, codec=codec or Codec(), max_bytes=max_bytes), self._memory)
+
+    def cleanup(self) -> int:
+        """Forgets what has expired, now; returns how many sessions that were."""
+        return self._memory.cleanup()
+
+    def destroy(self) -> None:
+        """Stops the clean-up in the background. What is stored stays readable."""
+        self._memory.stop_cleanup()
+
+
+#: As in the page this package is a store for: ``store = memory_store(cleanup_interval=60.0)``.
+memory_store = MemorySessionStore
