@@ -46,7 +46,7 @@ def ttl_to_ms(ttl: TTL) -> int | None:
     if ttl is None:
         return None
     if isinstance(ttl, timedelta):
-        ms: float = -(-ttl // _MILLISECOND)
+        ms: float = -(ttl // -_MILLISECOND)
     elif isinstance(ttl, bool) or not isinstance(ttl, int | float):
         raise TypeError(f"ttl must be seconds (int or float), a timedelta or None, not {type(ttl).__name__}")
     else:

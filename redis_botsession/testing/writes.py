@@ -1,0 +1,211 @@
+"""The contract: merges, versions and modify."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+from typing import Any, cast
+
+import pytest
+
+from ..base import BotSessionStore
+from ..errors import SerializationError, SessionGone, VersionConflict
+from ..session import BotSession
+from .harness import HOUR, Harness, check, load
+
+
+class WriteContract(Harness):
+    """Concurrent writers lose nothing."""
+
+    # --- update
+
+    @check()
+    async def test_update_merges(self, store: BotSessionStore) -> None:
+        await store.update("u", "c", {"a": 1, "b": {"x": 1}, "c": 3})
+        await store.update("u", "c", {"b": {"y": 2}, "d": 4}, remove=["c", "never there"])
+        session = await load(store)
+        assert session.data == {"a": 1, "b": {"y": 2}, "d": 4}
+        assert session.created_at < session.updated_at
+
+    @check()
+    async def test_update_creates_only_where_it_may(self, store: BotSessionStore) -> None:
+        with pytest.raises(SessionGone):
+            await store.update("u", "c", {"a": 1}, create=False)
+        assert await store.get("u", "c") is None
+        await store.update("u", "c", {"a": 1})
+        await store.update("u", "c", {"b": 2}, create=False)
+        assert (await load(store)).data == {"a": 1, "b": 2}
+
+    @check()
+    async def test_update_refuses_bad_arguments(self, store: BotSessionStore) -> None:
+        await store.update("u", "c", {"a": 1})
+        before = await load(store)
+        with pytest.raises(ValueError, match="both changed and removed"):
+            await store.update("u", "c", {"a": 2}, remove=["a"])
+        with pytest.raises(TypeError):
+            await store.update("u", "c", {}, remove="a")
+        with pytest.raises(TypeError):
+            await store.update("u", "c", {}, remove=cast("Any", [1]))
+        with pytest.raises(SerializationError):
+            await store.update("u", "c", cast("Any", {1: "x"}))
+        with pytest.raises(SerializationError):
+            await store.update("u", "c", cast("Any", [("a", 2)]))
+        with pytest.raises(ValueError, match="aware"):
+            await store.update("u", "c", {"a": 2}, expires_at=datetime(2030, 1, 1))  # noqa: DTZ001 - naive on purpose
+        for version, error in ((-1, ValueError), ("1", TypeError), (True, TypeError)):
+            with pytest.raises(error):
+                await store.update("u", "c", {"a": 2}, expected_version=cast("Any", version))
+        assert await load(store) == before
+
+    @check()
+    async def test_concurrent_updates_of_different_keys_all_stay(self, store: BotSessionStore) -> None:
+        await asyncio.gather(*(store.update("u", "c", {f"k{n}": n}) for n in range(200)))
+        assert (await load(store)).data == {f"k{n}": n for n in range(200)}
+
+    # --- versions
+
+    @check()
+    async def test_versions_grow_and_never_repeat(self, store: BotSessionStore) -> None:
+        versions = [await store.update("u", "c", {"n": n}) for n in range(20)]
+        versions.append(await store.set("u", "c", BotSession("u", "c")))
+        await store.delete("u", "c")
+        versions.append(await store.update("u", "c", {"n": 0}))
+        assert versions == sorted(set(versions))
+        assert versions[0] > 0
+        assert (await load(store)).version == versions[-1]
+
+    @check()
+    async def test_reads_and_touches_leave_the_version(self, store: BotSessionStore) -> None:
+        version = await store.update("u", "c", {"n": 1})
+        await store.get("u", "c", touch=True)
+        await store.touch("u", "c")
+        assert (await load(store)).version == version
+
+    @check()
+    async def test_expected_version(self, store: BotSessionStore) -> None:
+        empty = BotSession("u", "c")
+        writes: list[Callable[[int], Awaitable[int]]] = [
+            lambda expected: store.set("u", "c", empty, expected_version=expected),
+            lambda expected: store.update("u", "c", {"n": 1}, expected_version=expected),
+            lambda expected: store.delete("u", "c", expected_version=expected),
+        ]
+        for write in writes:
+            with pytest.raises(VersionConflict) as caught:
+                await write(7)
+            assert (caught.value.expected, caught.value.actual) == (7, 0)
+            version = await store.update("u", "c", {"n": 0}, expected_version=0)
+            for wrong in (0, version - 1, version + 1):
+                with pytest.raises(VersionConflict) as caught:
+                    await write(wrong)
+                assert (caught.value.expected, caught.value.actual) == (wrong, version)
+                assert caught.value.key == store.key("u", "c")
+            assert (await load(store)).version == version
+            await write(version)
+            await store.delete("u", "c")
+        assert await store.delete("u", "c", expected_version=0) is False
+
+    @check()
+    async def test_one_of_many_compare_and_sets_wins(self, store: BotSessionStore) -> None:
+        for start in (0, await store.update("u", "d", {"n": -1})):
+            channel = "d" if start else "c"
+            results = await asyncio.gather(
+                *(store.update("u", channel, {"n": n}, expected_version=start) for n in range(50)), return_exceptions=True
+            )
+            conflicts = [result for result in results if isinstance(result, VersionConflict)]
+            won = [n for n, result in enumerate(results) if isinstance(result, int)]
+            assert (len(won), len(conflicts)) == (1, 49)
+            assert (await load(store, "u", channel)).data == {"n": won[0]}
+
+    @check()
+    async def test_a_session_created_again_is_another(self, store: BotSessionStore) -> None:
+        version = await store.update("u", "c", {"old": 1})
+        await store.delete("u", "c")
+        await store.update("u", "c", {"new": 1})
+        with pytest.raises(VersionConflict):
+            await store.update("u", "c", {"late": 1}, expected_version=version)
+        with pytest.raises(SessionGone):
+            await store.update("u", "c", {"late": 1}, since_version=version)
+        assert (await load(store)).data == {"new": 1}
+
+    @check()
+    async def test_since_version_lets_through_what_was_only_written(self, store: BotSessionStore) -> None:
+        version = await store.update("u", "c", {"a": 1})
+        await store.update("u", "c", {"b": 1})
+        await store.set("u", "c", BotSession("u", "c", {"c": 1}))
+        await store.update("u", "c", {"d": 1}, since_version=version)
+        assert (await load(store)).data == {"c": 1, "d": 1}
+
+    # --- modify
+
+    @check()
+    async def test_concurrent_modifies_all_count(self, store: BotSessionStore) -> None:
+        def add(session: BotSession) -> None:
+            session.data["n"] = session.data.get("n", 0) + 1
+
+        async def slow_add(session: BotSession) -> None:
+            await asyncio.sleep(0)
+            add(session)
+
+        await asyncio.gather(*(store.modify("u", "c", add if n % 2 else slow_add) for n in range(100)))
+        assert (await load(store)).data == {"n": 100}
+
+    @check()
+    async def test_modify_gives_what_it_saved(self, store: BotSessionStore) -> None:
+        deadline = datetime.now(UTC) + HOUR
+
+        def change(session: BotSession) -> None:
+            session.data["nested"] = {"n": 1}
+            session.expires_at = deadline
+
+        assert await store.modify("u", "c", change) == await load(store)
+
+        def change_again(session: BotSession) -> None:
+            session.data["nested"]["n"] = 2
+            session.data["more"] = True
+
+        session = await store.modify("u", "c", change_again)
+        assert session == await load(store)
+        assert (session.data, session.expires_at) == ({"nested": {"n": 2}, "more": True}, deadline)
+        assert await store.modify("u", "c", lambda _: None) == session
+
+    @check()
+    async def test_modify_is_tried_again_after_a_conflict(self, store: BotSessionStore) -> None:
+        seen: list[Any] = []
+
+        async def meddle(session: BotSession) -> None:
+            seen.append(session.data.get("other"))
+            if len(seen) < 3:
+                await store.update("u", "c", {"other": len(seen)})
+            session.data["mine"] = True
+
+        await store.modify("u", "c", meddle)
+        assert seen == [None, 1, 2]
+        assert (await load(store)).data == {"other": 2, "mine": True}
+
+        async def always_meddle(session: BotSession) -> None:
+            await store.update("u", "c", {"other": len(seen)})
+            session.data["mine"] = False
+
+        with pytest.raises(VersionConflict):
+            await store.modify("u", "c", always_meddle, attempts=3)
+        with pytest.raises(ValueError, match="attempts"):
+            await store.modify("u", "c", lambda _: None, attempts=0)
+
+    @check()
+    async def test_modify_writes_nothing_when_its_function_fails(self, store: BotSessionStore) -> None:
+        def fail(session: BotSession) -> None:
+            session.data["n"] = 1
+            raise LookupError("no")
+
+        with pytest.raises(LookupError):
+            await store.modify("u", "c", fail)
+        assert await store.get("u", "c") is None
+
+    @check()
+    async def test_modify_inside_of_itself_is_refused(self, store: BotSessionStore) -> None:
+        async def inner(session: BotSession) -> None:
+            await store.modify("u", "c", lambda _: None)
+
+        with pytest.raises(RuntimeError, match="inside of its own"):
+            await store.modify("u", "c", inner)

@@ -1,0 +1,71 @@
+"""Backends and servers for the tests."""
+
+from __future__ import annotations
+
+import subprocess
+import uuid
+from collections.abc import Iterator
+from contextlib import ExitStack
+
+import pytest
+import redis
+
+from redis_botsession.embedded import LocalServer, ServerFailed
+
+from .servers import CI, SERVERS, Server
+
+pytest.register_assert_rewrite("redis_botsession.testing")
+
+
+class Servers:
+    """The running servers, started when a test first asks for one."""
+
+    def __init__(self, stack: ExitStack) -> None:
+        self._stack = stack
+        self._running: dict[Server, LocalServer] = {}
+
+    def url(self, server: Server) -> str:
+        """Where ``server`` listens.
+
+        Skips the test where the server cannot be had; fails it in CI.
+        """
+        if server not in self._running:
+            try:
+                binary, env = server.locate()
+                local = LocalServer(binary, env=env, tcp=True)
+                local.start()
+            except (OSError, subprocess.CalledProcessError, ServerFailed) as error:
+                reason = f"{server.id} cannot be had: {error} {getattr(error, 'stderr', '')}"
+                if CI:
+                    pytest.fail(reason)
+                pytest.skip(reason)
+            self._stack.callback(local.stop)
+            self._running[server] = local
+        return self._running[server].url
+
+
+@pytest.fixture(scope="session")
+def servers() -> Iterator[Servers]:
+    with ExitStack() as stack:
+        yield Servers(stack)
+
+
+@pytest.fixture(params=SERVERS, ids=lambda server: server.id)
+def url(request: pytest.FixtureRequest, servers: Servers) -> str:
+    """An empty server of each version; it was started by the tests, so they may empty it."""
+    address = servers.url(request.param)
+    with redis.Redis.from_url(address) as client:
+        client.flushall()
+    return address
+
+
+@pytest.fixture
+def newest_url(servers: Servers) -> str:
+    """A server of the newest Redis, for what does not depend on the version."""
+    return servers.url(next(server for server in SERVERS if server.id == "redis-8.2"))
+
+
+@pytest.fixture
+def prefix() -> str:
+    """Keys that no other test has."""
+    return f"test:{uuid.uuid4().hex}:"

