@@ -9,7 +9,7 @@
 -- ARGV[5]  created_at        microseconds since 1970
 -- ARGV[6]  expires_at        '' for none, else microseconds since 1970
 -- ARGV[7]  size              bytes of all names and values
--- ARGV[8...]                 name, value, name, value, ...
+-- ARGV[8...] fields          name, value, name, value, ...
 --
 -- Reply    { 1, version}       OK
 --          { 2, 0}             REMOVED: its expires_at has passed

@@ -20,7 +20,7 @@ if redis.call('EXISTS', session) == 0 then
   return {-2, 0}
 end
 local expires_at = redis.call('HGET', session, '\255e')
-if not tonumber(expires_at or '') then
+if expires_at and not is_time(expires_at) then
   expires_at = false
 end
 local _, now_ms = clock()

