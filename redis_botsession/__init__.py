@@ -14,11 +14,12 @@ from .errors import (
 from .helper import BotSessionHelper
 from .memory import MemorySessionStore, memory_store
 from .middleware import SessionMiddleware
-from .session import BotSession
+from .session import KEEP, BotSession
 from .store import SessionStore
 from .version import __version__
 
 __all__ = [
+    "KEEP",
     "BotSession",
     "BotSessionHelper",
     "BotSessionStore",

@@ -16,11 +16,10 @@ from weakref import WeakValueDictionary
 
 from .changes import Snapshot
 from .codec import DEFAULT_MAX_BYTES, Codec
-from .commands import KEEP, Keep
 from .errors import VersionConflict
 from .helper import BotSessionHelper
 from .keys import Id, normal_id
-from .session import BotSession
+from .session import KEEP, BotSession, Keep
 from .times import TTL, from_micros
 
 #: How often ``modify`` tries. Tasks of one process take turns, so only other processes are in its way.

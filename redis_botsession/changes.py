@@ -7,8 +7,7 @@ from datetime import datetime
 from typing import Any
 
 from .codec import Codec
-from .commands import KEEP, Keep
-from .session import BotSession
+from .session import KEEP, BotSession, Keep
 
 
 @dataclass(frozen=True, slots=True)

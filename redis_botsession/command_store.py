@@ -7,10 +7,10 @@ from datetime import datetime
 from typing import Any
 
 from .base import BotSessionStore
-from .commands import KEEP, Commands, Keep
+from .commands import Commands
 from .executors import Executor, run_flow
 from .keys import Id, normal_id
-from .session import BotSession
+from .session import KEEP, BotSession, Keep
 from .times import TTL
 
 

@@ -16,7 +16,7 @@ from .codec import Codec
 from .errors import CorruptSession, SessionGone, SessionTooLarge, VersionConflict
 from .keys import Id, Keys, channel_of, member, normal_id, owner_tag
 from .scripts import Script, load
-from .session import BotSession
+from .session import KEEP, BotSession, Keep
 from .times import TTL, from_micros, to_micros, ttl_to_ms
 
 T = TypeVar("T")
@@ -39,15 +39,6 @@ BORN: Final = b"\xffb"
 EXPIRES_AT: Final = b"\xffe"
 OWNER: Final = b"\xffo"
 SIZE: Final = b"\xffs"
-
-
-class Keep(enum.Enum):
-    """The default of ``expires_at`` in ``update``: leave it as it is."""
-
-    KEEP = "keep"
-
-
-KEEP: Final = Keep.KEEP
 
 
 class Status(enum.IntEnum):

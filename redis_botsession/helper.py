@@ -9,9 +9,8 @@ from typing import Any, Protocol
 
 from .changes import Snapshot
 from .codec import Codec
-from .commands import Keep
 from .keys import Id, normal_id
-from .session import BotSession
+from .session import BotSession, Keep
 from .times import from_micros
 
 

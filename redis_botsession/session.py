@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
+import enum
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Final
+
+
+class Keep(enum.Enum):
+    """The default of ``expires_at`` in ``update``: leave it as it is. (None takes it away.)"""
+
+    KEEP = "keep"
+
+
+KEEP: Final = Keep.KEEP
 
 
 def _now() -> datetime:

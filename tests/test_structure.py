@@ -60,6 +60,7 @@ PUBLIC = {
     "SerializationError",
     "SessionTooLarge",
     "Codec",
+    "KEEP",
     "__version__",
 }
 

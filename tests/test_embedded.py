@@ -1,0 +1,118 @@
+"""The local server: found, started, stopped, and its data kept."""
+
+from __future__ import annotations
+
+import os
+import signal
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import redis
+
+from redis_botsession import SessionStore
+from redis_botsession.embedded import SERVER_VARIABLE, LocalServer, ServerFailed, ServerNotFound, find_server, server_version
+from redis_botsession.testing.harness import eventually, load
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def test_the_variable_names_the_server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    found = find_server()
+    assert (server_version(found) or ()) >= (6, 2)
+    link = tmp_path / "my-redis"
+    link.symlink_to(found)
+    monkeypatch.setenv(SERVER_VARIABLE, str(link))
+    assert find_server() == link
+
+
+def test_a_variable_that_names_no_server_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(SERVER_VARIABLE, "/nowhere/redis-server")
+    with pytest.raises(ServerNotFound, match="/nowhere/redis-server"):
+        LocalServer()
+
+
+def test_a_server_that_is_too_old_is_passed_over(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    old = tmp_path / "redis-server"
+    old.write_text("#!/bin/sh\necho 'Redis server v=5.0.14 sha=0:0'\n")
+    old.chmod(0o755)
+    assert server_version(old) == (5, 0, 14)
+    monkeypatch.setenv(SERVER_VARIABLE, str(old))
+    with pytest.raises(ServerNotFound, match=r"6\.2"):
+        find_server()
+
+
+def test_a_server_runs_between_start_and_stop_and_leaves_nothing() -> None:
+    server = LocalServer()
+    with server:
+        pid = server.pid
+        folder = Path(server.url.removeprefix("unix://").split("?")[0]).parent
+        assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+        with redis.Redis.from_url(server.url) as client:
+            assert client.ping()
+        with pytest.raises(RuntimeError, match="running"):
+            server.start()
+    assert not is_alive(pid)
+    assert not folder.exists()
+    server.stop()
+    with pytest.raises(RuntimeError, match="not running"):
+        _ = server.pid
+
+
+def test_a_server_that_does_not_start_says_why() -> None:
+    with pytest.raises(ServerFailed, match="no-such-option"), LocalServer(options=["--no-such-option", "1"]):
+        pass
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
+async def test_data_outlives_the_server(how: signal.Signals, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    with LocalServer(data=data) as server:
+        async with SessionStore.from_url(server.url) as store:
+            await store.update("u", "c", {"n": 1})
+        os.kill(server.pid, how)
+    with LocalServer(data=data) as server:
+        async with SessionStore.from_url(server.url) as store:
+            assert (await load(store)).data == {"n": 1}
+
+
+def test_two_servers_never_share_data(tmp_path: Path) -> None:
+    with LocalServer(data=tmp_path) as first:
+        with pytest.raises(ServerFailed, match="in use"), LocalServer(data=tmp_path):
+            pass
+        with redis.Redis.from_url(first.url) as client:
+            assert client.ping()
+
+
+ORPHAN = """
+import os, sys
+from redis_botsession.embedded import LocalServer
+server = LocalServer(data=sys.argv[1])
+server.start()
+print(server.pid, flush=True)
+os.kill(os.getpid(), 9)
+"""
+
+
+async def test_a_server_left_behind_by_a_killed_process_is_stopped_first(tmp_path: Path) -> None:
+    killed = subprocess.run([sys.executable, "-c", ORPHAN, str(tmp_path)], stdout=subprocess.PIPE, text=True, check=False)
+    assert killed.returncode == -signal.SIGKILL
+    orphan = int(killed.stdout)
+    assert is_alive(orphan)
+    with LocalServer(data=tmp_path) as server:
+
+        async def has_gone() -> bool:
+            # It ends when it has closed its data; whoever adopted it may take a moment to notice.
+            return not is_alive(orphan)
+
+        await eventually(has_gone)
+        with redis.Redis.from_url(server.url) as client:
+            assert client.ping()
