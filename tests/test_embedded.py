@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import stat
-import subprocess
 import sys
 from pathlib import Path
 
@@ -103,9 +103,10 @@ os.kill(os.getpid(), 9)
 
 
 async def test_a_server_left_behind_by_a_killed_process_is_stopped_first(tmp_path: Path) -> None:
-    killed = subprocess.run([sys.executable, "-c", ORPHAN, str(tmp_path)], stdout=subprocess.PIPE, text=True, check=False)
-    assert killed.returncode == -signal.SIGKILL
-    orphan = int(killed.stdout)
+    killed = await asyncio.create_subprocess_exec(sys.executable, "-c", ORPHAN, str(tmp_path), stdout=asyncio.subprocess.PIPE)
+    assert killed.stdout is not None
+    orphan = int(await killed.stdout.readline())
+    assert await killed.wait() == -signal.SIGKILL
     assert is_alive(orphan)
     with LocalServer(data=tmp_path) as server:
 
