@@ -130,7 +130,7 @@ async def test_without_a_ttl_nothing_expires_and_the_ttl_comes_back(
 
 
 async def test_a_deadline_with_many_zeros(client: redis.asyncio.Redis, store: SessionStore, keys: Keys) -> None:
-    # 2e12 ms: servers write such a score as 2e+12.
+    # 2e12 ms: were the score of the index written like that, PEXPIREAT would not take it.
     deadline = datetime.fromtimestamp(2_000_000_000, UTC)
     await store.update("u", "c", {"n": 1}, expires_at=deadline)
     await store.touch("u", "c")

@@ -5,8 +5,7 @@ local function reindex(index, now_ms)
   if longest == 'inf' then
     redis.call('PERSIST', index)
   elseif longest then
-    -- Some servers give a round score as 1.8e+12, which PEXPIREAT does not take.
-    redis.call('PEXPIREAT', index, string.format('%.0f', tonumber(longest)))
+    redis.call('PEXPIREAT', index, longest)
   end
 end
 
