@@ -65,7 +65,9 @@ WRITES: dict[str, Call] = {
 async def test_a_write_without_a_reply_is_not_sent_again(
     write: Call, flaky: SessionStore, direct: SessionStore, proxy: Proxy
 ) -> None:
-    await flaky.update("u", "c", {"n": 1})
+    # The scripts are loaded: a NOSCRIPT would be the reply that is lost.
+    await write(direct)
+    await flaky.set("u", "c", BotSession("u", "c", {"n": 1}))
     before = await load(direct)
     proxy.needle, proxy.lose_replies = b"EVALSHA", 10
     with pytest.raises(OutcomeUnknown) as caught:
