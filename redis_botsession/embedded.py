@@ -175,11 +175,13 @@ class LocalServer:
         self._lock.seek(0)
         left_behind = self._lock.read()
         if left_behind:
-            with redis.Redis.from_url(left_behind, retry=None, socket_timeout=_STOP_SECONDS) as client:
+            url, folder = left_behind.splitlines()
+            with redis.Redis.from_url(url, retry=None, socket_timeout=_STOP_SECONDS) as client:
                 try:
                     client.shutdown()  # returns when the server has gone, and when there was none
                 except redis.RedisError as error:
-                    raise ServerFailed(f"the server that an earlier process left at {left_behind} does not stop") from error
+                    raise ServerFailed(f"the server that an earlier process left at {url} does not stop") from error
+            shutil.rmtree(folder, ignore_errors=True)
 
     def _launch(self, private: Path) -> None:
         if self._tcp:
@@ -192,7 +194,7 @@ class LocalServer:
             self.url = f"unix://{quote(str(path))}?db=0"
         if self._lock is not None:
             self._lock.truncate(0)
-            self._lock.write(self.url)
+            self._lock.write(f"{self.url}\n{private}\n")
             self._lock.flush()
         kept = ["--appendonly", "yes", "--appendfsync", "always"] if self._data is not None else ["--appendonly", "no"]
         log = private / "server.log"

@@ -115,11 +115,12 @@ class ClientExecutor:
         """One round trip; error replies are returned. Sent once more if the connection was lost and that does no harm."""
         may_resend = all(command.resend for command in commands)
         pool = self._client.connection_pool
+        cancellations = _cancellations()
         for is_last in (False, True):
             # Nothing has been sent while this fails: its errors are as they are.
             connection = await pool.get_connection()
             try:
-                return await _exchange(connection, requests)
+                return await _exchange(connection, requests, cancellations)
             except (RedisConnectionError, RedisTimeoutError, OSError) as error:
                 if _is_reply(error):
                     raise
@@ -132,8 +133,15 @@ class ClientExecutor:
         raise AssertionError("unreachable")
 
 
-async def _exchange(connection: Any, requests: Sequence[tuple[Argument, ...]]) -> list[Any]:
-    await connection.send_packed_command(connection.pack_commands(requests))
+async def _exchange(connection: Any, requests: Sequence[tuple[Argument, ...]], cancellations: int) -> list[Any]:
+    try:
+        _raise_if_cancelled(cancellations)
+        await connection.send_packed_command(connection.pack_commands(requests))
+        _raise_if_cancelled(cancellations)
+    except asyncio.CancelledError:
+        # A reply may be under way: the connection is not for others.
+        await connection.disconnect(nowait=True)
+        raise
     replies: list[Any] = []
     for _ in requests:
         try:
@@ -141,6 +149,19 @@ async def _exchange(connection: Any, requests: Sequence[tuple[Argument, ...]]) -
         except ResponseError as error:
             replies.append(error)
     return replies
+
+
+def _cancellations() -> int:
+    """How often this task has been asked to cancel."""
+    task = asyncio.current_task()
+    return task.cancelling() if task else 0
+
+
+def _raise_if_cancelled(before: int) -> None:
+    # redis-py sends within asyncio.wait_for, which before Python 3.12 loses a cancellation that comes as the sending is done
+    # (https://github.com/python/cpython/issues/86296).
+    if _cancellations() > before:
+        raise asyncio.CancelledError
 
 
 def _is_reply(error: Exception) -> bool:

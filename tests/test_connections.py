@@ -231,6 +231,26 @@ async def test_a_cancelled_call_never_gives_its_reply_to_another(newest_url: str
             assert (await load(store, user)).data["me"] == user
 
 
+async def test_a_cancelled_call_is_cancelled(newest_url: str, prefix: str) -> None:
+    dice = random.Random(7)  # noqa: S311 - a test that can be repeated
+    async with SessionStore.from_url(newest_url, prefix=prefix) as store:
+        await store.update("u", "c", {"n": 1})
+        calls: list[Callable[[], Awaitable[object]]] = [
+            lambda: store.get("u", "c"),
+            lambda: store.get("u", "c", touch=True),
+            lambda: store.update("u", "c", {"n": 2}),
+        ]
+        for n in range(600):
+            call = asyncio.ensure_future(calls[n % 3]())
+            for _ in range(dice.randrange(12)):
+                await asyncio.sleep(0)
+            if call.cancel():
+                # Nobody has caught it: not the store, not the client below.
+                with pytest.raises(asyncio.CancelledError):
+                    await call
+        assert await store.get("u", "c")
+
+
 # --- closing
 
 

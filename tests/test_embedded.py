@@ -97,7 +97,7 @@ import os, sys
 from redis_botsession.embedded import LocalServer
 server = LocalServer(data=sys.argv[1])
 server.start()
-print(server.pid, flush=True)
+print(server.pid, server.url, flush=True)
 os.kill(os.getpid(), 9)
 """
 
@@ -105,7 +105,9 @@ os.kill(os.getpid(), 9)
 async def test_a_server_left_behind_by_a_killed_process_is_stopped_first(tmp_path: Path) -> None:
     killed = await asyncio.create_subprocess_exec(sys.executable, "-c", ORPHAN, str(tmp_path), stdout=asyncio.subprocess.PIPE)
     assert killed.stdout is not None
-    orphan = int(await killed.stdout.readline())
+    pid, url = (await killed.stdout.readline()).decode().split()
+    orphan, folder = int(pid), Path(url.removeprefix("unix://").split("?")[0]).parent
+    assert folder.is_dir()
     assert await killed.wait() == -signal.SIGKILL
     assert is_alive(orphan)
     with LocalServer(data=tmp_path) as server:
@@ -115,5 +117,6 @@ async def test_a_server_left_behind_by_a_killed_process_is_stopped_first(tmp_pat
             return not is_alive(orphan)
 
         await eventually(has_gone)
+        assert not folder.exists()
         with redis.Redis.from_url(server.url) as client:
             assert client.ping()

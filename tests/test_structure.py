@@ -24,6 +24,8 @@ LAYERS = (
     "times",
     "session",
     "keys",
+    "extensions",
+    "packing",
     "codec",
     "scripts",
     "commands",

@@ -9,8 +9,8 @@ from typing import Any, cast
 import pytest
 
 from ..base import BotSessionStore
-from ..codec import MAX_DEPTH
 from ..errors import SerializationError, SessionTooLarge
+from ..packing import MAX_DEPTH
 from ..session import BotSession
 from .harness import HOUR, ODD_IDS, VALUES, Harness, check, load
 

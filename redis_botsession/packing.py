@@ -1,0 +1,217 @@
+"""Walks through a value, and packs it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from itertools import count
+from typing import Any
+
+import msgpack
+
+from .extensions import ENCODERS, CodecError, Ext
+
+#: How many containers may stand inside each other in a value.
+MAX_DEPTH = 32
+#: How text becomes bytes: lone surrogates are legal in a Python str, though not in UTF-8.
+SURROGATES = "surrogatepass"
+SCALARS = frozenset({type(None), bool, int, float, str, bytes})
+CONTAINER_TYPES: frozenset[type] = frozenset({dict, list, tuple, set, frozenset})
+TOO_DEEP = f"nested deeper than {MAX_DEPTH} levels"
+_KEY_TYPES = frozenset({str, int, bytes})
+#: Characters of a key that a message shows.
+_SHOWN = 60
+
+
+@dataclass(frozen=True, slots=True)
+class Registered:
+    """A type of the user's own: the name that is stored, and the hooks."""
+
+    tag: str
+    encode: Callable[[Any], Any]
+    decode: Callable[[Any], Any]
+
+
+class TooManyBytesError(Exception):
+    """A value takes more than the limit."""
+
+
+class Packing:
+    """One call of ``encode``. (A Packer belongs to one thread at a time and is not re-entrant.)"""
+
+    def __init__(self, by_type: Mapping[type, Registered], leaves: frozenset[type], max_bytes: int) -> None:
+        self._by_type = by_type
+        self._leaves = leaves
+        self._max_bytes = max_bytes
+        self._depth = 0
+        self._pack = self._packer()
+
+    def pack(self, value: Any) -> bytes:
+        """Packs a value.
+
+        Raises:
+            CodecError: it has a type or a depth that cannot be stored.
+            TooManyBytesError: it takes more than the limit.
+            Also what a hook raises.
+        """
+        if type(value) not in SCALARS:
+            check(value, self._leaves, self._max_bytes)
+        return self._pack(value)
+
+    def locate(self, value: Any, name: str) -> CodecError | None:
+        """The first thing inside of ``value`` that cannot be stored, with its path; the slow way, once there is one."""
+        level: list[_Node] = [_Node(None, "", value)]
+        for depth in count():
+            below: list[_Node] = []
+            for node in level:
+                kind = type(node.value)
+                if kind in CONTAINER_TYPES:
+                    if depth == MAX_DEPTH:
+                        return CodecError(TOO_DEEP, node.path(name))
+                    for child in _children(node):
+                        if child.reason:
+                            return CodecError(child.reason, child.path(name))
+                        below.append(child)
+                        if len(below) > self._max_bytes:
+                            return None
+                elif kind not in self._leaves:
+                    return CodecError(f"no encoding for {kind.__qualname__}; {_hint(kind)}", node.path(name))
+                elif kind not in SCALARS:
+                    try:
+                        self._packer()(node.value)
+                    except Exception as error:  # noqa: BLE001 - whatever a hook raises is the reason
+                        return CodecError(f"{kind.__qualname__}: {reason_of(error)}", node.path(name))
+            if not below:
+                break
+            level = below
+        return None
+
+    def _packer(self) -> Callable[[Any], bytes]:
+        packer = msgpack.Packer(default=self._ext, strict_types=True, unicode_errors=SURROGATES, buf_size=4096)
+        pack: Callable[[Any], bytes] = packer.pack
+        return pack
+
+    def _ext(self, value: Any) -> msgpack.ExtType:
+        kind = type(value)
+        if kind in ENCODERS:
+            code, encode = ENCODERS[kind]
+            return msgpack.ExtType(code, encode(value))
+        if self._depth == MAX_DEPTH:
+            raise CodecError(TOO_DEEP)
+        self._depth += 1
+        try:
+            pack = self._packer()
+            if kind is tuple:
+                return msgpack.ExtType(Ext.TUPLE, pack(list(value)))
+            if kind in CONTAINER_TYPES:
+                elements = sorted(map(pack, value))
+                header: bytes = msgpack.Packer().pack_array_header(len(elements))
+                return msgpack.ExtType(Ext.SET if kind is set else Ext.FROZENSET, header + b"".join(elements))
+            registered = self._by_type[kind]
+            content = registered.encode(value)
+            check(content, self._leaves, self._max_bytes)
+            return msgpack.ExtType(Ext.REGISTERED, pack([registered.tag, content]))
+        finally:
+            self._depth -= 1
+
+
+def check(value: Any, leaves: frozenset[type], max_bytes: int) -> None:
+    """Refuses the types and depths that the packer would let pass, and what is too large before memory is taken for it.
+
+    Raises:
+        CodecError: a type or a depth that cannot be stored.
+        TooManyBytesError: more than the limit.
+    """
+    left = max_bytes
+    level: list[Any] = [value]
+    for depth in count():
+        below: list[Any] = []
+        # Each item takes a byte at least; one list that stands in many places is many items.
+        left -= len(level)
+        has_containers = False
+        for item in level:
+            kind = type(item)
+            if kind in leaves:
+                if kind is str or kind is bytes:
+                    left -= len(item)
+                elif kind is int:
+                    left -= item.bit_length() >> 3
+                continue
+            if kind is dict:
+                if not _KEY_TYPES.issuperset(map(type, item)):
+                    raise CodecError("a dict with a key that is not str, int or bytes")
+                left -= sum(len(name) for name in item if type(name) is not int)
+                below.extend(item.values())
+            elif kind in CONTAINER_TYPES:
+                below.extend(item)
+            else:
+                raise CodecError(f"no encoding for {kind.__qualname__}")
+            if depth == MAX_DEPTH:
+                raise CodecError(TOO_DEEP)
+            if len(below) > left:
+                raise TooManyBytesError
+            has_containers = True
+        if left < -1:
+            raise TooManyBytesError
+        if not has_containers:
+            return
+        level = below
+
+
+class _Node:
+    """A place inside of a value; ``reason`` where it is a key that cannot be stored."""
+
+    __slots__ = ("parent", "reason", "step", "value")
+
+    def __init__(self, parent: _Node | None, step: Any, value: Any, reason: str = "") -> None:
+        self.parent = parent
+        self.step = step
+        self.value = value
+        self.reason = reason
+
+    def path(self, name: str) -> str:
+        """Like ``cart[2].price``."""
+        steps = []
+        node: _Node = self
+        while node.parent is not None:
+            kind = type(node.parent.value)
+            if kind is dict and type(node.step) is str and node.step.isidentifier() and len(node.step) <= _SHOWN:
+                steps.append(f".{node.step}")
+            elif kind is set or kind is frozenset:
+                steps.append("{*}")
+            else:
+                steps.append(f"[{show(node.step)}]")
+            node = node.parent
+        return name + "".join(reversed(steps))
+
+
+def _children(node: _Node) -> Iterable[_Node]:
+    if type(node.value) is not dict:
+        yield from (_Node(node, number, item) for number, item in enumerate(node.value))
+        return
+    for name, item in node.value.items():
+        is_key = type(name) in _KEY_TYPES
+        reason = "" if is_key else f"the key of a nested dict must be str, int or bytes, not {type(name).__qualname__}"
+        yield _Node(node, name, item, reason)
+
+
+def show(key: object) -> str:
+    """A key for a message: short, whatever it is."""
+    try:
+        shown = repr(key)
+    except Exception:  # noqa: BLE001 - a foreign __repr__, or an int of too many digits
+        shown = f"<{type(key).__qualname__}>"
+    return shown if len(shown) <= _SHOWN else shown[:_SHOWN] + "..."
+
+
+def reason_of(error: Exception) -> str:
+    # What others say may quote the data; they are the cause of what is raised, not part of its message.
+    return error.reason if isinstance(error, CodecError) else type(error).__name__
+
+
+def _hint(kind: type) -> str:
+    """What to do about a value of type ``kind``."""
+    for base in (dict, list, tuple, set, frozenset, str, bytes, int, float):
+        if issubclass(kind, base):
+            return f"store {base.__name__}(...), or register the type with Codec.register"
+    return "store bytes(...)" if kind in (bytearray, memoryview) else "register the type with Codec.register"
