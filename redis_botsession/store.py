@@ -65,8 +65,9 @@ class SessionStore(CommandStore):
             ttl: As for the class.
             codec: As for the class.
             max_bytes: As for the class.
-            **options: For redis-py's connections, like ``ssl_ca_certs`` or ``socket_timeout`` (seconds; 5 unless given, so
-                that a stalled server does not stall the bot). Options in the URL win.
+            **options: For redis-py's connections, like ``ssl_ca_certs``, ``max_connections`` (32 unless given) or
+                ``socket_timeout`` (seconds; 5 unless given, so that a stalled server does not stall the bot). Options in
+                the URL win.
 
         Raises:
             ValueError: not such a URL, or ``decode_responses=True``.
@@ -81,5 +82,5 @@ class SessionStore(CommandStore):
         }
         client = redis.asyncio.Redis.from_url(url, **settings)
         store = cls(client, prefix=prefix, ttl=ttl, codec=codec, max_bytes=max_bytes)
-        store._executor = ClientExecutor(client, owned=True)
+        store._executor = ClientExecutor(client, owned=True, max_concurrency=client.connection_pool.max_connections)
         return store
