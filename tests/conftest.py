@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import subprocess
 import uuid
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack
 
 import pytest
 import redis
+import redis.asyncio
 
+from redis_botsession import SessionStore
 from redis_botsession.embedded import LocalServer, ServerFailed
+from redis_botsession.keys import Keys
 
 from .servers import CI, SERVERS, Server
 
@@ -69,3 +72,23 @@ def newest_url(servers: Servers) -> str:
 def prefix() -> str:
     """Keys that no other test has."""
     return f"test:{uuid.uuid4().hex}:"
+
+
+@pytest.fixture
+def keys(prefix: str) -> Keys:
+    """The keys of the test."""
+    return Keys(prefix)
+
+
+@pytest.fixture
+async def client(url: str) -> AsyncIterator[redis.asyncio.Redis]:
+    """A client of each server."""
+    async with redis.asyncio.Redis.from_url(url) as client:
+        yield client
+
+
+@pytest.fixture
+async def store(url: str, prefix: str) -> AsyncIterator[SessionStore]:
+    """A store on each server."""
+    async with SessionStore.from_url(url, prefix=prefix) as store:
+        yield store

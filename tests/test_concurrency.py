@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
-from collections.abc import AsyncIterator
 
 import pytest
 
@@ -66,12 +65,6 @@ async def run_workers(task: str, url: str, prefix: str, each: int, version: int 
     outputs = await asyncio.gather(*(worker.communicate(b"go\n") for worker in workers))
     assert [worker.returncode for worker in workers] == [0] * PROCESSES
     return [int(output) for output, _ in outputs]
-
-
-@pytest.fixture
-async def store(url: str, prefix: str) -> AsyncIterator[SessionStore]:
-    async with SessionStore.from_url(url, prefix=prefix) as store:
-        yield store
 
 
 async def test_a_thousand_updates_of_different_keys_are_all_kept(url: str, prefix: str, store: SessionStore) -> None:

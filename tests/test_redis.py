@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -18,23 +18,6 @@ from redis_botsession.testing.harness import eventually, load
 DAY_MS = 86_400_000
 
 Write = Callable[[], Awaitable[object]]
-
-
-@pytest.fixture
-async def client(url: str) -> AsyncIterator[redis.asyncio.Redis]:
-    async with redis.asyncio.Redis.from_url(url) as client:
-        yield client
-
-
-@pytest.fixture
-async def store(url: str, prefix: str) -> AsyncIterator[SessionStore]:
-    async with SessionStore.from_url(url, prefix=prefix) as store:
-        yield store
-
-
-@pytest.fixture
-def keys(prefix: str) -> Keys:
-    return Keys(prefix)
 
 
 async def test_the_layout_is_as_documented(client: redis.asyncio.Redis, store: SessionStore, prefix: str) -> None:

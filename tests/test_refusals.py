@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -16,23 +16,6 @@ from redis_botsession import BotSession, SessionStore
 from redis_botsession.keys import Keys
 
 Write = Callable[[], Awaitable[object]]
-
-
-@pytest.fixture
-async def client(url: str) -> AsyncIterator[redis.asyncio.Redis]:
-    async with redis.asyncio.Redis.from_url(url) as client:
-        yield client
-
-
-@pytest.fixture
-async def store(url: str, prefix: str) -> AsyncIterator[SessionStore]:
-    async with SessionStore.from_url(url, prefix=prefix) as store:
-        yield store
-
-
-@pytest.fixture
-def keys(prefix: str) -> Keys:
-    return Keys(prefix)
 
 
 def writes(store: SessionStore, channel: str) -> list[Write]:
