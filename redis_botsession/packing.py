@@ -44,6 +44,8 @@ class Packing:
         self._leaves = leaves
         self._max_bytes = max_bytes
         self._depth = 0
+        # Bytes packed at each depth. Those of one depth stand beside each other in the end, so each sum is a lower limit.
+        self._packed = [0] * (MAX_DEPTH + 1)
         self._pack = self._packer()
 
     def pack(self, value: Any) -> bytes:
@@ -61,6 +63,7 @@ class Packing:
     def locate(self, value: Any, name: str) -> CodecError | None:
         """The first thing inside of ``value`` that cannot be stored, with its path; the slow way, once there is one."""
         level: list[_Node] = [_Node(None, "", value)]
+        self._packed = [0] * (MAX_DEPTH + 1)
         for depth in count():
             below: list[_Node] = []
             for node in level:
@@ -79,6 +82,8 @@ class Packing:
                 elif kind not in SCALARS:
                     try:
                         self._packer()(node.value)
+                    except TooManyBytesError:
+                        return None
                     except Exception as error:  # noqa: BLE001 - whatever a hook raises is the reason
                         return CodecError(f"{kind.__qualname__}: {reason_of(error)}", node.path(name))
             if not below:
@@ -95,24 +100,33 @@ class Packing:
         kind = type(value)
         if kind in ENCODERS:
             code, encode = ENCODERS[kind]
-            return msgpack.ExtType(code, encode(value))
-        if self._depth == MAX_DEPTH:
+            content = encode(value)
+        elif self._depth == MAX_DEPTH:
             raise CodecError(TOO_DEEP)
-        self._depth += 1
-        try:
-            pack = self._packer()
-            if kind is tuple:
-                return msgpack.ExtType(Ext.TUPLE, pack(list(value)))
-            if kind in CONTAINER_TYPES:
-                elements = sorted(map(pack, value))
-                header: bytes = msgpack.Packer().pack_array_header(len(elements))
-                return msgpack.ExtType(Ext.SET if kind is set else Ext.FROZENSET, header + b"".join(elements))
-            registered = self._by_type[kind]
-            content = registered.encode(value)
-            check(content, self._leaves, self._max_bytes)
-            return msgpack.ExtType(Ext.REGISTERED, pack([registered.tag, content]))
-        finally:
-            self._depth -= 1
+        else:
+            self._depth += 1
+            try:
+                code, content = self._nested(kind, value)
+            finally:
+                self._depth -= 1
+        self._packed[self._depth] += len(content)
+        if self._packed[self._depth] > self._max_bytes:
+            raise TooManyBytesError
+        return msgpack.ExtType(code, content)
+
+    def _nested(self, kind: type, value: Any) -> tuple[Ext, bytes]:
+        """The extension type and content of what has other values inside."""
+        pack = self._packer()
+        if kind is tuple:
+            return Ext.TUPLE, pack(list(value))
+        if kind in CONTAINER_TYPES:
+            elements = sorted(map(pack, value))
+            header: bytes = msgpack.Packer().pack_array_header(len(elements))
+            return Ext.SET if kind is set else Ext.FROZENSET, header + b"".join(elements)
+        registered = self._by_type[kind]
+        content = registered.encode(value)
+        check(content, self._leaves, self._max_bytes)
+        return Ext.REGISTERED, pack([registered.tag, content])
 
 
 def check(value: Any, leaves: frozenset[type], max_bytes: int) -> None:
