@@ -7,6 +7,7 @@ import uuid
 from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack
 
+import hypothesis
 import pytest
 import redis
 import redis.asyncio
@@ -18,6 +19,12 @@ from redis_botsession.keys import Keys
 from .servers import CI, SERVERS, Server
 
 pytest.register_assert_rewrite("redis_botsession.testing")
+
+# A machine that is busy is no failure. In CI a run can be repeated; elsewhere each looks for what is new.
+hypothesis.settings.register_profile(
+    "tests", deadline=None, derandomize=CI, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("tests")
 
 
 class Servers:
