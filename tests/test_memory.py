@@ -14,13 +14,24 @@ from redis_botsession.testing.harness import eventually, load
 
 
 class Clock:
-    """A clock that goes when it is told to."""
+    """A clock that goes when it is told to, and counts who looks at it."""
 
     def __init__(self) -> None:
         self.now = datetime(2026, 1, 1, tzinfo=UTC).timestamp()
+        self.looks = 0
 
     def __call__(self) -> float:
+        self.looks += 1
         return self.now
+
+    async def looked_at(self) -> None:
+        """Waits until somebody else looks."""
+        before = self.looks
+
+        async def has_looked() -> bool:
+            return self.looks > before
+
+        await eventually(has_looked)
 
 
 @pytest.fixture
@@ -82,20 +93,19 @@ async def test_cleanup_forgets_what_has_expired(store: MemorySessionStore, clock
 
 async def test_cleanup_runs_by_itself_until_destroy(clock: Clock) -> None:
     store = memory_store(ttl=1, clock=clock, cleanup_interval=0.001)
-
-    async def is_clean() -> bool:
-        # A second clean-up finds nothing once the one in the background has been there.
-        await asyncio.sleep(0.01)
-        return store.cleanup() == 0
-
     for n in range(3):
         await store.update("u", n, {"n": n})
         clock.now += 2
-        await eventually(is_clean)
+        # Nobody uses the store: it is the clean-up that looks.
+        await clock.looked_at()
+        assert store.cleanup() == 0
     store.destroy()
     await store.update("u", "c", {"n": 1})
     clock.now += 2
+    looks = clock.looks
+    # Fifty times the interval.
     await asyncio.sleep(0.05)
+    assert clock.looks == looks
     assert store.cleanup() == 1
 
 
@@ -110,16 +120,18 @@ async def test_a_store_that_nobody_has_is_not_kept_by_its_cleanup() -> None:
 
 def test_a_store_lives_through_several_event_loops(clock: Clock) -> None:
     store = memory_store(clock=clock, cleanup_interval=0.001, ttl=1)
-    asyncio.run(_write(store))
-    asyncio.run(_write(store))
+    asyncio.run(store.update("u", "a", {"n": 1}))
+    asyncio.run(store.update("u", "b", {"n": 1}))
     clock.now += 2
-    asyncio.run(_write(store))
+
+    async def look_once_and_wait() -> None:
+        await store.size()
+        await store.update("u", "c", {"n": 1})
+        clock.now += 2
+        await clock.looked_at()
+
+    asyncio.run(look_once_and_wait())
     assert store.cleanup() == 0
-
-
-async def _write(store: MemorySessionStore) -> None:
-    await store.update("u", "c", {"n": 1})
-    await asyncio.sleep(0.01)
 
 
 async def test_a_closed_store_refuses_with_the_reason() -> None:
