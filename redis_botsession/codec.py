@@ -99,7 +99,7 @@ class Codec:
     ) -> dict[bytes, bytes]:
         """Packs each top-level value of ``data``: {UTF-8 name: msgpack}.
 
-        Equal values give equal bytes, whatever order their sets were filled in.
+        The same values of the same types give the same bytes, whatever order their sets were filled in.
 
         Raises:
             SerializationError: a value cannot be stored; its ``path`` says which.
@@ -153,7 +153,8 @@ class Codec:
             except Exception as error:
                 name = field.decode("utf-8", "backslashreplace")
                 raise CorruptSession(
-                    f"session {key}: field {name!r} does not decode: {reason_of(error)}; delete the session, or set it anew",
+                    f"session {key}: field {name!r} does not decode: {reason_of(error)}; "
+                    "if that cannot be mended, delete the session, or set it anew",
                     key=key,
                     field=name,
                 ) from error

@@ -159,7 +159,7 @@ def check(value: Any, leaves: frozenset[type], max_bytes: int) -> None:
             elif kind in CONTAINER_TYPES:
                 below.extend(item)
             else:
-                raise CodecError(f"no encoding for {kind.__qualname__}")
+                raise CodecError(f"no encoding for {kind.__qualname__}; {_hint(kind)}")
             if depth == MAX_DEPTH:
                 raise CodecError(TOO_DEEP)
             if len(below) > left:

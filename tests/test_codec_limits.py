@@ -142,6 +142,12 @@ for length in (10, 100, 300, 1000):
 
 
 @given(datas)
+@example({"a": [0] * 50})
+@example({"a": [-1, 127, 128, 255, 256, 65_535, 65_536, 2**32, 2**63, 2**64] * 5})
+@example({"a": ["", "x", "xy"] * 20})
+@example({"a": [b"x", None, True, [], {}, ()] * 10})
+@example({"a": {str(number): number for number in range(10)}})
+@example({"a": dict.fromkeys(range(10))})
 def test_the_limit_on_the_size_is_exact(data: dict[str, Any]) -> None:
     fields = CODEC.encode(data)
     size = sum(map(len, fields)) + sum(map(len, fields.values()))

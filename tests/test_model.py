@@ -405,6 +405,26 @@ def run(world: Callable[[], World], *, examples: int, steps: int) -> None:
     run_state_machine_as_test(Machine, settings=patience)
 
 
+def test_a_touch_does_not_take_what_has_a_deadline_of_its_own_from_the_list() -> None:
+    # Chance hardly ever does these five in a row.
+    class Machine(StoreMachine):
+        make_world = FakeWorld
+
+    machine = Machine()
+    try:
+        machine.name(users=["u", "v"], channels=["c", "d"])
+        machine.set(user=0, channel=0, data={}, created=datetime(2020, 1, 1, tzinfo=UTC), seconds=30, expect=None)
+        machine.touch(user=0, channel=0, seconds=None)
+        machine.world.advance(9 * machine.world.second_ms)
+        # A write to another of the user's sessions is what tidies up the index.
+        machine.modify(user=0, channel=1, edits=[Edit("put", "a", 1)], seconds=KEEP, meddle=False)
+        machine.list_channels(user=0)
+        machine.clear(user=0)
+        machine.get_all()
+    finally:
+        machine.teardown()
+
+
 def test_memory_does_what_the_model_does() -> None:
     run(World, examples=150, steps=60)
 
