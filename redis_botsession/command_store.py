@@ -9,7 +9,8 @@ from typing import Any
 from .base import BotSessionStore
 from .commands import Commands
 from .executors import Executor, run_flow
-from .keys import Id, normal_id
+from .keys import Id
+from .replies import text_of
 from .session import KEEP, BotSession, Keep
 from .times import TTL
 
@@ -33,8 +34,7 @@ class CommandStore(BotSessionStore):
 
     def key(self, user_id: Id, channel_id: Id) -> str:
         """The key of a session, as ``redis-cli`` takes it."""
-        user, channel = normal_id(user_id, "user_id"), normal_id(channel_id, "channel_id")
-        return self._commands.keys.session(user, channel).decode("utf-8", "backslashreplace")
+        return text_of(self._commands.keys.locate(user_id, channel_id).session)
 
     async def get(self, user_id: Id, channel_id: Id, *, touch: bool = False) -> BotSession | None:
         load = self._commands.get(user_id, channel_id)

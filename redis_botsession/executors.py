@@ -1,8 +1,4 @@
-"""Runs commands: here on any redis-py asyncio client.
-
-The client is used for what it knows (addresses, TLS, AUTH, database, its connections), not for its ``execute_command``:
-that sends a command again, by default ten times, when a connection is lost, and a write may then be applied ten times.
-"""
+"""Runs commands: here on any redis-py asyncio client."""
 
 from __future__ import annotations
 
@@ -16,13 +12,18 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoScriptError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from .commands import Argument, Command, Flow
-from .errors import OutcomeUnknown, SessionError
+from .commands import Argument, Command, Flow, outcome_unknown
+from .errors import SessionError
 
 T = TypeVar("T")
 
 #: Connections that a client executor uses at once; more make one Python process no faster.
 MAX_CONCURRENCY = 32
+
+_ELSEWHERE = (
+    "this store was used in another event loop or process, and its connections belong there; "
+    "make a store for each event loop, after a fork too"
+)
 
 
 class Executor(Protocol):
@@ -58,8 +59,55 @@ async def run_flow(executor: Executor, flow: Flow[T]) -> T:
         results = await executor.run_many(commands)
 
 
+class Guard:
+    """Keeps a store to one event loop, and closed once it is closed.
+
+    Its futures belong to the loop they were made in, and the sockets of a process are not for its forks.
+    """
+
+    def __init__(self) -> None:
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._is_closed = False
+
+    def enter(self) -> bool:
+        """To be called before each use; gives whether this is the first.
+
+        Raises:
+            SessionError: the store is closed, or was used in another event loop or process.
+        """
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            # asyncio takes the loop away from the child of a fork.
+            raise SessionError(_ELSEWHERE) from None
+        if loop is self._loop and not self._is_closed:
+            return False
+        if self._is_closed:
+            raise SessionError("this store is closed; make a new one")
+        if self._loop is not None:
+            raise SessionError(_ELSEWHERE)
+        self._loop = loop
+        return True
+
+    def close(self) -> bool:
+        """Lets nothing in any more; gives whether it did until now.
+
+        Raises:
+            SessionError: the store was used in another event loop or process.
+        """
+        if self._is_closed:
+            return False
+        if self._loop is not None:
+            self.enter()
+        self._is_closed = True
+        return True
+
+
 class ClientExecutor:
     """Runs commands on a redis-py asyncio client.
+
+    The client is used for what it knows (addresses, TLS, AUTH, database, its connections), not for its ``execute_command``:
+    that sends a command again, by default ten times, when a connection is lost, and a write may then be applied ten times.
 
     Callers beyond ``max_concurrency`` wait for their turn, in order; they get no "Too many connections".
 
@@ -79,15 +127,14 @@ class ClientExecutor:
         self._owned = owned
         self._limit = min(max_concurrency, client.connection_pool.max_connections)
         self._slots = asyncio.Semaphore(self._limit)
-        self._closed = False
+        self._guard = Guard()
 
     async def run(self, command: Command[T]) -> T:
         (result,) = await self.run_many((command,))
         return result  # type: ignore[no-any-return] # a list of one: what this command's parse gives
 
     async def run_many(self, commands: Sequence[Command[Any]]) -> list[Any]:
-        if self._closed:
-            raise SessionError("this store is closed; make a new one")
+        self._guard.enter()
         async with self._slots:
             replies = await self._send(commands, [command.args for command in commands])
             unknown = [n for n, reply in enumerate(replies) if isinstance(reply, NoScriptError) and commands[n].script]
@@ -102,9 +149,8 @@ class ClientExecutor:
         return [command.parse(reply) for command, reply in zip(commands, replies, strict=True)]
 
     async def aclose(self) -> None:
-        if self._closed:
+        if not self._guard.close():
             return
-        self._closed = True
         for _ in range(self._limit):
             await self._slots.acquire()
         if self._owned:
@@ -125,7 +171,7 @@ class ClientExecutor:
                 if _is_reply(error):
                     raise
                 if not may_resend:
-                    raise _outcome_unknown(commands) from error
+                    raise outcome_unknown(next(command for command in commands if not command.resend)) from error
                 if is_last:
                     raise
             finally:
@@ -167,16 +213,6 @@ def _raise_if_cancelled(before: int) -> None:
 def _is_reply(error: Exception) -> bool:
     """Whether the server said it (LOADING, NOAUTH): redis-py makes subclasses of its ConnectionError of these replies."""
     return isinstance(error, RedisConnectionError) and type(error) is not RedisConnectionError
-
-
-def _outcome_unknown(commands: Sequence[Command[Any]]) -> OutcomeUnknown:
-    write = next(command for command in commands if not command.resend)
-    key = write.key.decode("utf-8", "backslashreplace")
-    return OutcomeUnknown(
-        f"{write.name} of session {key}: the connection was lost before the reply; it may have been applied and was not "
-        "sent again. Load the session to see",
-        key=key,
-    )
 
 
 def _check(client: Any) -> None:

@@ -11,6 +11,9 @@ the hash tag that puts all keys of a user into one slot of a cluster
 from __future__ import annotations
 
 import re
+from binascii import crc_hqx
+from dataclasses import dataclass
+from functools import lru_cache
 from hashlib import blake2b
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
@@ -19,6 +22,9 @@ Id = str | int
 # Lone surrogates are legal in a Python str, though not in UTF-8; two different ids must not become one key.
 _SURROGATES = "surrogatepass"
 _FORBIDDEN_IN_PREFIX = re.compile(r"[{}*?\[\]\\]")
+_PLAIN = re.compile(r"[A-Za-z0-9._-]+")
+#: Sessions whose keys are remembered, some 700 bytes each: what is loaded is mostly saved soon.
+_REMEMBERED = 8192
 _AFTER_PREFIX = re.compile(rb"\{([A-Za-z0-9._%-]+)\}:([A-Za-z0-9._%-]+)")
 
 
@@ -43,6 +49,8 @@ def normal_id(value: Id, name: str) -> str:
 
 
 def _escape(text: str) -> bytes:
+    if _PLAIN.fullmatch(text):
+        return text.encode("ascii")
     # quote() never touches "~", which is not in our alphabet.
     return quote_from_bytes(text.encode("utf-8", _SURROGATES), safe="").replace("~", "%7E").encode("ascii")
 
@@ -66,6 +74,37 @@ def owner_tag(session_key: bytes) -> bytes:
     return blake2b(session_key, digest_size=8).digest()
 
 
+def slot_of(user_id: str) -> int:
+    """The hash slot of a Redis Cluster (0 to 16383) in which all keys of a user are.
+
+    CRC16 of the hash tag, as in the specification of Redis Cluster.
+    """
+    return crc_hqx(_escape(user_id), 0) % 16384
+
+
+@dataclass(slots=True)
+class Address:
+    """Where a session is, and what is derived from that.
+
+    Attributes:
+        user: The user's id.
+        channel: The channel's id.
+        session: Key of the session's hash.
+        index: Key of the user's index.
+        member: The channel in that index.
+        owner: The owner tag.
+        slot: The hash slot of both keys.
+    """
+
+    user: str
+    channel: str
+    session: bytes
+    index: bytes
+    member: bytes
+    owner: bytes
+    slot: int
+
+
 class Keys:
     """The keys under one prefix.
 
@@ -85,6 +124,26 @@ class Keys:
         self._prefix = prefix.encode("utf-8", _SURROGATES)
         #: MATCH pattern of all session keys under the prefix.
         self.pattern = self._prefix + b"{*}:*"
+        # By type, since 1 and True are equal.
+        self._remembered = lru_cache(_REMEMBERED, typed=True)(self._locate)
+
+    def locate(self, user_id: Id, channel_id: Id) -> Address:
+        """Where the session of these two is.
+
+        Raises:
+            TypeError, ValueError: not ids.
+        """
+        try:
+            return self._remembered(user_id, channel_id)
+        except TypeError:
+            # Of something that is not even hashable, this says what it is.
+            return self._locate(user_id, channel_id)
+
+    def _locate(self, user_id: Id, channel_id: Id) -> Address:
+        user = normal_id(user_id, "user_id")
+        channel = normal_id(channel_id, "channel_id")
+        key = self.session(user, channel)
+        return Address(user, channel, key, self.index(user), member(channel), owner_tag(key), slot_of(user))
 
     def index(self, user_id: str) -> bytes:
         """The key of the sorted set of ``user_id``'s channels."""

@@ -12,8 +12,9 @@ from typing import Any, TypeVar
 
 from .codec import DEFAULT_MAX_BYTES, Codec
 from .command_store import CommandStore
-from .commands import CREATED_AT, EXPIRES_AT, OWNER, VERSION, Command, Commands, Status
+from .commands import Command, Commands
 from .errors import SessionError
+from .replies import CREATED_AT, EXPIRES_AT, OWNER, VERSION, Status
 from .times import DEFAULT_TTL, TTL
 
 T = TypeVar("T")
@@ -21,6 +22,10 @@ T = TypeVar("T")
 #: What stands in a command for a number that is not given.
 Optional = int | bytes
 Reply = tuple[int, int]
+
+
+# Which of the methods below does what a plain command does.
+_PLAIN: dict[bytes | int, str] = {b"HGETALL": "get", b"ZRANGE": "index", b"EXISTS": "exists", b"SCAN": "scan"}
 
 
 @dataclass(slots=True)
@@ -66,7 +71,8 @@ class MemoryExecutor:
         if self._closed:
             raise SessionError("this store is closed; make a new one")
         self._keep_clean()
-        operation = getattr(self, f"_{command.name}")
+        name = command.name if command.script else _PLAIN[command.args[0]]
+        operation = getattr(self, f"_{name}")
         # EVALSHA, its SHA and the number of keys stand before the keys of a script.
         return command.parse(operation(*command.args[1 if command.script is None else 3 :]))
 

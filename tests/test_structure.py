@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 import redis_botsession
-from redis_botsession.commands import BINDINGS, Binding, Status
+from redis_botsession.commands import BINDINGS, Binding
+from redis_botsession.replies import Status
 
 PACKAGE = Path(redis_botsession.__file__).parent
 LUA = PACKAGE.parent / "lua"
@@ -28,8 +29,12 @@ LAYERS = (
     "packing",
     "codec",
     "scripts",
+    "replies",
     "commands",
     "executors",
+    "pipeline",
+    "connection",
+    "pipelined",
     "changes",
     "helper",
     "base",

@@ -1,0 +1,279 @@
+"""Calls on one connection and their replies, matched first in, first out. Nothing here does I/O.
+
+A call is in one of three places:
+
+    line    not sent yet, or to be sent again
+    sent    its bytes were given to the connection; its place in this queue is the slot of its reply
+    held    its reply has come, and waits for the fence that vouches for it
+
+What keeps a reply from the wrong caller:
+
+- A slot is never given up before its reply has come, whatever becomes of the caller. Shifting the queue when a caller was
+  cancelled once gave users the chats of others (CVE-2023-28858).
+- Every few calls, and at the end of every write, a fence is sent: PING with a number that no other fence has. Replies are
+  handed out only once the fence after them has answered with its number, so a reply too many or too few, whoever added or
+  lost it, shows before it does harm: the connection is given up, and what no fence has vouched for counts as unanswered.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable
+from itertools import chain
+from typing import Any, Protocol
+
+import hiredis
+from redis.asyncio.connection import DefaultParser
+from redis.exceptions import BusyLoadingError, NoScriptError
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+
+from .commands import Argument, Command, outcome_unknown
+from .replies import text_of
+
+#: Calls between two fences at most; so many replies may wait for the last of them.
+FENCE_EVERY = 32
+#: Bytes after which a write ends.
+WRITE_SIZE = 256 * 1024
+#: How often a call that may be sent again is sent: one that breaks connections must not break them for others for long.
+MAX_SENDS = 2
+
+_MORE = object()
+# Its own annotation is that of a tuple of one.
+_pack: Callable[[tuple[Argument, ...]], bytes] = hiredis.pack_command  # type: ignore[assignment]
+
+
+class Promise(Protocol):
+    """What a caller waits for; an ``asyncio.Future`` is one."""
+
+    def done(self) -> bool: ...
+
+    def set_result(self, result: Any, /) -> None: ...
+
+    def set_exception(self, exception: BaseException, /) -> None: ...
+
+
+class OutOfStepError(RedisConnectionError):
+    """The replies on a connection are not those to its calls, in their order."""
+
+
+class Call:
+    """A command on its way.
+
+    Attributes:
+        command: What is sent.
+        promise: Gets the reply. Once it is done (the caller was cancelled, or the deadline has passed), nobody does.
+        deadline: When the caller has waited long enough; seconds, on the clock of whoever calls ``Pipeline.expire``.
+        sends: How often it was sent and not refused.
+        with_source: Whether the server has to be given the script.
+        reply: What has come: a reply or an error.
+    """
+
+    __slots__ = ("command", "deadline", "promise", "reply", "sends", "with_source")
+
+    def __init__(self, command: Command[Any], promise: Promise, deadline: float) -> None:
+        self.command = command
+        self.promise = promise
+        self.deadline = deadline
+        self.sends = 0
+        self.with_source = False
+        self.reply: Any = None
+
+
+class Pipeline:
+    """The calls of one connection, and of its successors when it is lost.
+
+    Args:
+        max_in_flight: Replies that may be due at once; calls beyond wait in the line.
+    """
+
+    def __init__(self, *, max_in_flight: int) -> None:
+        self._max_in_flight = max_in_flight
+        self._line: deque[Call] = deque()
+        self._sent: deque[Call | bytes] = deque()
+        self._held: list[Call] = []
+        self._fences = 0
+        self._reader = _new_reader()
+        #: Whether this connection is to be given up for another as soon as no reply is due on it any more.
+        self.is_retiring = False
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether replies are due."""
+        return bool(self._sent)
+
+    @property
+    def has_line(self) -> bool:
+        """Whether calls wait to be sent."""
+        return bool(self._line)
+
+    def pending(self) -> list[Promise]:
+        """Those that still wait for a reply."""
+        return [call.promise for call in chain(self._held, self._calls_sent(), self._line) if not call.promise.done()]
+
+    def submit(self, call: Call) -> None:
+        """Puts a call at the end of the line."""
+        self._line.append(call)
+
+    def connected(self, rest: bytes = b"") -> None:
+        """A new connection is there, on which ``rest`` has been received already."""
+        self._reader = _new_reader()
+        self._reader.feed(rest)
+        self.is_retiring = False
+
+    def take(self) -> bytes:
+        """What to write next; empty if there is nothing, or if it has to wait."""
+        line, sent = self._line, self._sent
+        requests: list[bytes] = []
+        size = unfenced = 0
+        while line and len(sent) < self._max_in_flight and size < WRITE_SIZE and not self.is_retiring:
+            call = line[0]
+            if not call.promise.done():
+                command = call.command
+                request = _pack(command.with_source() if call.with_source else command.args)
+                requests.append(request)
+                size += len(request)
+                call.sends += 1
+                sent.append(call)
+                unfenced += 1
+                if unfenced == FENCE_EVERY:
+                    requests.append(self._fence())
+                    unfenced = 0
+            line.popleft()
+        if unfenced:
+            requests.append(self._fence())
+        return b"".join(requests)
+
+    def receive(self, data: bytes) -> None:
+        """Hands out the replies in ``data``.
+
+        Raises:
+            OutOfStepError: a reply too many or too few.
+            hiredis.ProtocolError: no reply at all. After either of them, the connection is to be given up.
+        """
+        reader, sent, held = self._reader, self._sent, self._held
+        reader.feed(data)
+        while (reply := reader.gets()) is not _MORE:
+            if isinstance(reply, hiredis.PushNotification):
+                continue
+            if not sent:
+                raise OutOfStepError("a reply came that no call was waiting for")
+            call = sent.popleft()
+            if isinstance(call, Call):
+                call.reply = reply
+                held.append(call)
+            elif reply == call:
+                self._hand_out()
+            else:
+                raise OutOfStepError("a reply too many or too few came: the fence after it was not where it should be")
+
+    def lost(self, error: Exception) -> None:
+        """The connection is gone: what does no harm goes back into the line, in its order; for the rest it is an answer."""
+        again = []
+        for call in chain(self._held, self._calls_sent()):
+            if call.promise.done():
+                continue
+            if not call.command.resend:
+                unknown = outcome_unknown(call.command)
+                unknown.__cause__ = error
+                call.promise.set_exception(unknown)
+            elif call.sends < MAX_SENDS:
+                again.append(call)
+            else:
+                call.promise.set_exception(_again(error))
+        self._held.clear()
+        self._sent.clear()
+        self._line.extendleft(reversed(again))
+
+    def refuse(self, error: Exception) -> None:
+        """There will be no connection: that is the answer to all in the line."""
+        for call in self._line:
+            if not call.promise.done():
+                call.promise.set_exception(_again(error))
+        self._line.clear()
+
+    def expire(self, now: float, timeout: float, trouble: Exception | None) -> None:
+        """Answers those whose deadline has passed. Their slots stay.
+
+        Args:
+            now: Seconds.
+            timeout: How long a call may take, in seconds; for messages.
+            trouble: Why nothing is sent, if that is known.
+        """
+        for call in chain(self._held, self._calls_sent()):
+            if call.deadline > now:
+                break
+            if not call.promise.done():
+                late = RedisTimeoutError(f"{_about(call)}: no reply within {timeout:g} s")
+                answer: Exception = late
+                if not call.command.resend:
+                    answer = outcome_unknown(call.command)
+                    answer.__cause__ = late
+                call.promise.set_exception(answer)
+        line = self._line
+        while line and (line[0].deadline <= now or line[0].promise.done()):
+            call = line.popleft()
+            if call.promise.done():
+                continue
+            if trouble is not None:
+                error = _again(trouble)
+            elif call.reply is not None:
+                error = call.reply
+            else:
+                error = RedisTimeoutError(f"{_about(call)}: not sent within {timeout:g} s, since the server takes no more")
+            call.promise.set_exception(error)
+
+    def next_deadline(self) -> float | None:
+        """When ``expire`` has something to do next."""
+        waiting = (call.deadline for call in chain(self._held, self._calls_sent()) if not call.promise.done())
+        first_sent = next(waiting, None)
+        if not self._line:
+            return first_sent
+        first_in_line = self._line[0].deadline
+        return first_in_line if first_sent is None else min(first_sent, first_in_line)
+
+    def _calls_sent(self) -> Iterable[Call]:
+        return (call for call in self._sent if isinstance(call, Call))
+
+    def _fence(self) -> bytes:
+        self._fences += 1
+        token = b"fence-%d" % self._fences
+        self._sent.append(token)
+        return _pack((b"PING", token))
+
+    def _hand_out(self) -> None:
+        again = []
+        for call in self._held:
+            reply = call.reply
+            if call.promise.done():
+                continue
+            if not isinstance(reply, Exception):
+                call.promise.set_result(reply)
+            elif isinstance(reply, NoScriptError) and call.command.script is not None:
+                call.with_source = True
+                again.append(call)
+            elif isinstance(reply, BusyLoadingError):
+                self.is_retiring = True
+                again.append(call)
+            else:
+                call.promise.set_exception(reply)
+        for call in again:
+            # A refusal proves that nothing was done.
+            call.sends = 0
+        self._held.clear()
+        self._line.extendleft(reversed(again))
+
+
+def _new_reader() -> hiredis.Reader:
+    return hiredis.Reader(protocolError=hiredis.ProtocolError, replyError=DefaultParser.parse_error, notEnoughData=_MORE)
+
+
+def _about(call: Call) -> str:
+    return f"{call.command.name} of {text_of(call.command.key)}"
+
+
+def _again(error: Exception) -> Exception:
+    """The same error for one more caller: each gets a traceback of its own."""
+    copy = type(error)(*error.args)
+    copy.__cause__ = error
+    return copy
