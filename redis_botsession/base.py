@@ -7,19 +7,19 @@ import inspect
 import random
 from abc import abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager
 from contextvars import ContextVar
 from datetime import datetime
 from types import TracebackType
 from typing import Any, Protocol, Self, runtime_checkable
 from weakref import WeakValueDictionary
 
-from .changes import Snapshot
+from .changes import Changes, Snapshot
 from .codec import DEFAULT_MAX_BYTES, Codec
 from .errors import VersionConflict
-from .helper import BotSessionHelper
+from .helper import BotSessionHelper, LiveSession
 from .keys import Id, normal_id
-from .session import KEEP, BotSession, Keep
+from .session import KEEP, BotSession, Keep, Loaded
 from .times import TTL, from_micros
 
 #: How often ``modify`` tries. Tasks of one process take turns, so only other processes are in its way.
@@ -164,6 +164,37 @@ class BotSessionStore(Protocol):
         """What a session is called in messages."""
         return f"{normal_id(user_id, 'user_id')}:{normal_id(channel_id, 'channel_id')}"
 
+    async def load_packed(self, user_id: Id, channel_id: Id, *, touch: bool = False) -> Loaded | None:
+        """As ``get``, with the packed values where the store has them at hand: then a save need not pack them to compare.
+
+        A store need not have it: this one gives none.
+        """
+        session = await self.get(user_id, channel_id, touch=touch)
+        return None if session is None else (session, None)
+
+    async def save_packed(
+        self,
+        user_id: Id,
+        channel_id: Id,
+        changes: Changes,
+        *,
+        expected_version: int | None = None,
+        since_version: int | None = None,
+    ) -> int:
+        """``update`` with ``changes``, that have their values both as they are and packed: a store takes what it needs.
+
+        A store need not have it: this one calls ``update``.
+        """
+        return await self.update(
+            user_id,
+            channel_id,
+            changes.changed,
+            remove=changes.removed,
+            expires_at=changes.expires_at,
+            expected_version=expected_version,
+            since_version=since_version,
+        )
+
     async def modify(
         self,
         user_id: Id,
@@ -210,25 +241,20 @@ class BotSessionStore(Protocol):
                 _modifying.reset(token)
 
     async def _modify_once(self, user_id: Id, channel_id: Id, fn: Callable[[BotSession], Awaitable[None] | None]) -> BotSession:
-        session = await self.get(user_id, channel_id)
-        if session is None:
-            session = BotSession(normal_id(user_id, "user_id"), normal_id(channel_id, "channel_id"))
+        loaded = await self.load_packed(user_id, channel_id)
+        if loaded is None:
+            session, stored = BotSession(normal_id(user_id, "user_id"), normal_id(channel_id, "channel_id")), None
+        else:
+            session, stored = loaded
         key = self.key(user_id, channel_id)
-        before = Snapshot(session, self.codec, max_bytes=self.max_bytes, key=key)
+        before = Snapshot(session, self.codec, max_bytes=self.max_bytes, key=key, stored=stored)
         result = fn(session)
         if inspect.isawaitable(result):
             await result
-        changes = before.until(Snapshot(session, self.codec, max_bytes=self.max_bytes, key=key), session)
+        changes = before.until(session)
         if changes:
             is_new = session.version == 0
-            session.version = await self.update(
-                user_id,
-                channel_id,
-                changes.changed,
-                remove=changes.removed,
-                expires_at=changes.expires_at,
-                expected_version=session.version,
-            )
+            session.version = await self.save_packed(user_id, channel_id, changes, expected_version=session.version)
             if session.version:
                 session.updated_at = from_micros(session.version)
                 session.created_at = session.updated_at if is_new else session.created_at
@@ -239,13 +265,7 @@ class BotSessionStore(Protocol):
 
         After an exception nothing is saved. Raises what ``get`` and ``BotSessionHelper.save`` raise.
         """
-        return self._session(user_id, channel_id)
-
-    @asynccontextmanager
-    async def _session(self, user_id: Id, channel_id: Id) -> AsyncIterator[BotSessionHelper]:
-        helper = await BotSessionHelper.load(self, user_id, channel_id)
-        yield helper
-        await helper.save()
+        return LiveSession(self, user_id, channel_id)
 
     async def aclose(self) -> None:
         """Releases what the store holds."""

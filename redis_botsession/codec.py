@@ -7,6 +7,7 @@ and dict. The rest travels as its extension types: ``extensions.py``.
 from __future__ import annotations
 
 import enum
+import os
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, TypeVar
@@ -14,9 +15,10 @@ from typing import Any, TypeVar
 import msgpack
 
 from .errors import CorruptSession, SerializationError, SessionTooLarge
-from .extensions import CONTAINERS, DECODERS, ENCODERS, CodecError, Ext
+from .extensions import CONTAINERS, DECODERS, CodecError, Ext
 from .packing import (
     CONTAINER_TYPES,
+    IMMUTABLE,
     MAX_DEPTH,
     SCALARS,
     SURROGATES,
@@ -25,6 +27,7 @@ from .packing import (
     Registered,
     TooManyBytesError,
     check,
+    is_flat_list,
     reason_of,
     show,
 )
@@ -36,6 +39,13 @@ DEFAULT_MAX_BYTES = 1024 * 1024
 
 # The packer takes these for bytes and for extensions, without asking us.
 _PACKED_AS_OTHERS = frozenset({bytearray, memoryview, msgpack.ExtType, msgpack.Timestamp})
+
+
+# All values of a session are unpacked as one array, with a mark between each two that shows whether each is one value. No
+# stored value has it: it is made when the process starts.
+_MARK_VALUE = 2**63 + int.from_bytes(os.urandom(7), "big")
+_MARK: bytes = msgpack.packb(_MARK_VALUE)
+_INT64 = 2**63
 
 
 class Codec:
@@ -57,7 +67,12 @@ class Codec:
         self._by_type: dict[type, Registered] = {}
         self._by_tag: dict[str, Registered] = {}
         # What has nothing inside for the walk through a value to find.
-        self._leaves: frozenset[type] = SCALARS | ENCODERS.keys()
+        self._leaves = IMMUTABLE
+        self._spare: list[Packing] = []
+        # Calls nothing of ours, so it can be shared by all calls of encode.
+        self._pack_scalar: Callable[[Any], bytes] = msgpack.Packer(unicode_errors=SURROGATES).pack
+        self._header: Callable[[int], bytes] = msgpack.Packer().pack_array_header
+        self._from_top_ext = partial(self._from_ext, 0)
 
     def register(
         self,
@@ -93,6 +108,8 @@ class Codec:
             raise ValueError(f"the tag {tag!r} is taken; give {cls.__qualname__} another with tag=")
         self._by_type[cls] = self._by_tag[tag] = Registered(tag, encode, decode)
         self._leaves |= {cls}
+        # They know the types of before.
+        self._spare.clear()
 
     def encode(
         self, data: Mapping[str, Any], *, max_bytes: int = DEFAULT_MAX_BYTES, key: str | None = None
@@ -109,7 +126,7 @@ class Codec:
             raise SerializationError(f"the data of session {key} must be a dict, not {type(data).__name__}", key=key, path="")
         fields: dict[bytes, bytes] = {}
         size = 0
-        packing = Packing(self._by_type, self._leaves, max_bytes)
+        packing: Packing | None = None
         for name, value in data.items():
             if type(name) is not str:
                 shown = show(name)
@@ -118,20 +135,19 @@ class Codec:
                     key=key,
                     path=shown,
                 )
-            try:
-                packed = packing.pack(value)
-            except TooManyBytesError:
-                raise _too_large(key, max_bytes + 1, max_bytes) from None
-            except Exception as error:
-                found = packing.locate(value, name) or CodecError(reason_of(error), name)
-                raise SerializationError(
-                    f"session {key}: cannot store {found.path}: {found.reason}", key=key, path=found.path
-                ) from error
+            kind = type(value)
+            if kind in SCALARS and (kind is not int or -_INT64 <= value < _INT64):
+                packed = self._pack_scalar(value)
+            else:
+                packing = packing or self._packing(max_bytes)
+                packed = _pack(packing, value, name, key)
             field = name.encode("utf-8", SURROGATES)
             fields[field] = packed
             size += len(field) + len(packed)
             if size > max_bytes:
-                raise _too_large(key, size, max_bytes)
+                raise too_large(key, size, max_bytes)
+        if packing is not None:
+            self._spare.append(packing)
         return fields
 
     def decode(
@@ -143,9 +159,29 @@ class Codec:
             CorruptSession: a field does not decode.
             SessionTooLarge: the fields take more than ``max_bytes`` bytes.
         """
-        size = sum(map(len, fields)) + sum(map(len, fields.values()))
-        if size > max_bytes:
-            raise _too_large(key, size, max_bytes)
+        joined = _MARK.join(fields.values())
+        size = len(b"".join(fields)) + len(joined) - len(_MARK) * (len(fields) - 1)
+        if fields and size > max_bytes:
+            raise too_large(key, size, max_bytes)
+        try:
+            return self._decode_at_once(fields, joined, max_bytes)
+        except Exception:  # noqa: BLE001 - which field it is shows below
+            return self._decode_one_by_one(fields, max_bytes, key)
+
+    def _decode_at_once(self, fields: Mapping[bytes, bytes], joined: bytes, max_bytes: int) -> dict[str, Any]:
+        header = self._header(max(2 * len(fields) - 1, 0))
+        items = msgpack.unpackb(header + joined, strict_map_key=False, unicode_errors=SURROGATES, ext_hook=self._from_top_ext)
+        values = items[::2]
+        if items[1::2].count(_MARK_VALUE) != len(items) // 2:
+            raise CodecError("a field that is not one value")
+        if not SCALARS.issuperset(map(type, values)):
+            for value in values:
+                if type(value) not in SCALARS and not is_flat_list(value):
+                    # What was loaded can be saved: others may have stored what only looks like ours.
+                    check(value, self._leaves, max_bytes)
+        return dict(zip(map(bytes.decode, fields), values, strict=True))
+
+    def _decode_one_by_one(self, fields: Mapping[bytes, bytes], max_bytes: int, key: str | None) -> dict[str, Any]:
         data: dict[str, Any] = {}
         for field, packed in fields.items():
             try:
@@ -159,6 +195,15 @@ class Codec:
                     field=name,
                 ) from error
         return data
+
+    def _packing(self, max_bytes: int) -> Packing:
+        """One for this call alone: a Packer is for one thread at a time, and the hooks of a type may encode in turn."""
+        try:
+            packing = self._spare.pop()
+        except IndexError:
+            packing = Packing(self._by_type, self._leaves)
+        packing.start(max_bytes)
+        return packing
 
     def _unpack(self, packed: bytes, max_bytes: int) -> Any:
         value = self._unpack_below(packed, 0)
@@ -187,7 +232,20 @@ class Codec:
         return self._by_tag[tag].decode(encoded)
 
 
-def _too_large(key: str | None, size: int, limit: int) -> SessionTooLarge:
+def _pack(packing: Packing, value: Any, name: str, key: str | None) -> bytes:
+    try:
+        return packing.pack(value)
+    except TooManyBytesError:
+        raise too_large(key, packing.max_bytes + 1, packing.max_bytes) from None
+    except Exception as error:
+        found = packing.locate(value, name) or CodecError(reason_of(error), name)
+        raise SerializationError(
+            f"session {key}: cannot store {found.path}: {found.reason}", key=key, path=found.path
+        ) from error
+
+
+def too_large(key: str | None, size: int, limit: int) -> SessionTooLarge:
+    """What is raised for ``size`` bytes where there may be ``limit``."""
     return SessionTooLarge(
         f"session {key} takes {size:,} bytes or more, of at most {limit:,}; "
         "keep large things elsewhere and their ids here, or raise max_bytes",

@@ -7,11 +7,12 @@ from datetime import datetime
 from typing import Any
 
 from .base import BotSessionStore
+from .changes import Changes
 from .commands import Commands
 from .executors import Executor, run_flow
 from .keys import Id
 from .replies import text_of
-from .session import KEEP, BotSession, Keep
+from .session import KEEP, BotSession, Keep, Loaded
 from .times import TTL
 
 
@@ -43,6 +44,28 @@ class CommandStore(BotSessionStore):
         session: BotSession | None
         _, session = await self._executor.run_many((self._commands.touch(user_id, channel_id), load))
         return session
+
+    async def load_packed(self, user_id: Id, channel_id: Id, *, touch: bool = False) -> Loaded | None:
+        load = self._commands.load(user_id, channel_id)
+        if not touch:
+            return await self._executor.run(load)
+        loaded: Loaded | None
+        _, loaded = await self._executor.run_many((self._commands.touch(user_id, channel_id), load))
+        return loaded
+
+    async def save_packed(
+        self,
+        user_id: Id,
+        channel_id: Id,
+        changes: Changes,
+        *,
+        expected_version: int | None = None,
+        since_version: int | None = None,
+    ) -> int:
+        command = self._commands.save(
+            user_id, channel_id, changes, expected_version=expected_version, since_version=since_version
+        )
+        return await self._executor.run(command)
 
     async def set(self, user_id: Id, channel_id: Id, session: BotSession, *, expected_version: int | None = None) -> int:
         command = self._commands.set(user_id, channel_id, session, expected_version=expected_version)

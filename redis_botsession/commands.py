@@ -9,14 +9,16 @@ from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
+from itertools import chain
 from typing import Any, Final, Generic, TypeVar
 
+from .changes import Changes
 from .codec import Codec
 from .errors import OutcomeUnknown
 from .keys import Address, Id, Keys, channel_of, normal_id, slot_of
-from .replies import count_of, session_of, text_of, version_of, was_there
+from .replies import count_of, loaded_of, session_of, text_of, version_of, was_there
 from .scripts import Script, load
-from .session import KEEP, BotSession, Keep
+from .session import KEEP, BotSession, Keep, Loaded
 from .times import TTL, to_micros, ttl_to_ms
 
 T = TypeVar("T")
@@ -99,11 +101,12 @@ class Command(Generic[T_co]):
     resend: bool
     script: Script | None = None
 
-    def with_source(self) -> tuple[Argument, ...]:
-        """``args`` as EVAL: runs the script and makes it known to the server, in one go."""
+    def with_source(self) -> Command[T_co]:
+        """The same as EVAL: runs the script and makes it known to the server, in one go."""
         if self.script is None:
             raise ValueError(f"{self.name} calls no script")
-        return (b"EVAL", self.script.source, *self.args[2:])
+        args = (b"EVAL", self.script.source, *self.args[2:])
+        return Command(self.name, self.key, self.slot, args, self.parse, self.resend)
 
 
 class Commands:
@@ -135,24 +138,38 @@ class Commands:
         parse = partial(session_of, address, self.codec, self.max_bytes)
         return Command("get", address.session, address.slot, (b"HGETALL", address.session), parse, resend=True)
 
+    def load(self, user_id: Id, channel_id: Id) -> Command[Loaded | None]:
+        """The same, with the packed values."""
+        address = self.keys.locate(user_id, channel_id)
+        parse = partial(loaded_of, address, self.codec, self.max_bytes)
+        return Command("get", address.session, address.slot, (b"HGETALL", address.session), parse, resend=True)
+
     def set(self, user_id: Id, channel_id: Id, session: BotSession, *, expected_version: int | None = None) -> Command[int]:
         """Replaces a session as a whole; gives its new version, 0 if its ``expires_at`` has passed."""
         address = self.keys.locate(user_id, channel_id)
-        key = address.session
         if not isinstance(session, BotSession):
             raise TypeError(f"session must be a BotSession, not {type(session).__name__}")
         theirs = normal_id(session.user_id, "session.user_id"), normal_id(session.channel_id, "session.channel_id")
         if theirs != (address.user, address.channel):
             raise ValueError(
-                f"session {text_of(key)} cannot be set from one of another user or channel, {theirs!r}; "
+                f"session {address.name} cannot be set from one of another user or channel, {theirs!r}; "
                 "make a copy with dataclasses.replace"
             )
         expected = _version(expected_version)
         created_at = to_micros(session.created_at, "created_at")
         expires_at = _optional(None if session.expires_at is None else to_micros(session.expires_at, "expires_at"))
-        fields = self.codec.encode(session.data, max_bytes=self.max_bytes, key=text_of(key))
+        fields = self.codec.encode(session.data, max_bytes=self.max_bytes, key=address.name)
         size = sum(map(len, fields)) + sum(map(len, fields.values()))
-        args = (address.member, address.owner, self._ttl_ms, expected, created_at, expires_at, size, *_flat(fields))
+        args = (
+            address.member,
+            address.owner,
+            self._ttl_ms,
+            expected,
+            created_at,
+            expires_at,
+            size,
+            *chain.from_iterable(fields.items()),
+        )
         return self._write("set", address, args, expected_version)
 
     def update(
@@ -169,32 +186,24 @@ class Commands:
     ) -> Command[int]:
         """Merges top-level keys; gives the new version, 0 if its ``expires_at`` has passed."""
         address = self.keys.locate(user_id, channel_id)
-        key = address.session
-        expected = _version(expected_version)
-        since = _version(since_version)
-        deadline: Argument = b""
-        if expires_at is None:
-            deadline = b"-"
-        elif expires_at is not KEEP:
-            deadline = to_micros(expires_at, "expires_at")
-        removed = _names(remove)
+        removed = _names(remove) if remove != () else []
         if both := [name for name in removed if name in changes]:
-            raise ValueError(f"update of session {text_of(key)}: {both[0]!r} is both changed and removed")
-        fields = self.codec.encode(changes, max_bytes=self.max_bytes, key=text_of(key))
-        args = (
-            address.member,
-            address.owner,
-            self._ttl_ms,
-            expected,
-            int(create and since_version is None),
-            since,
-            deadline,
-            self.max_bytes,
-            len(removed),
-            *(name.encode("utf-8", "surrogatepass") for name in removed),
-            *_flat(fields),
-        )
-        return self._write("update", address, args, expected_version)
+            raise ValueError(f"update of session {address.name}: {both[0]!r} is both changed and removed")
+        fields = self.codec.encode(changes, max_bytes=self.max_bytes, key=address.name)
+        return self._merge(address, fields, removed, expected_version, create, expires_at, since_version)
+
+    def save(
+        self,
+        user_id: Id,
+        channel_id: Id,
+        changes: Changes,
+        *,
+        expected_version: int | None = None,
+        since_version: int | None = None,
+    ) -> Command[int]:
+        """``update`` with what is packed already."""
+        address = self.keys.locate(user_id, channel_id)
+        return self._merge(address, changes.packed, changes.removed, expected_version, True, changes.expires_at, since_version)
 
     def touch(self, user_id: Id, channel_id: Id, ttl: TTL = None) -> Command[bool]:
         """Renews the rolling TTL (with ``ttl``, until the next write or touch); False if there is no session."""
@@ -244,6 +253,36 @@ class Commands:
         pattern = self.keys.pattern
         args = (b"SCAN", cursor, b"MATCH", pattern, b"COUNT", SCAN_COUNT, b"TYPE", b"hash")
         return Command("scan", pattern, 0, args, self._parse_scan, resend=True)
+
+    def _merge(
+        self,
+        address: Address,
+        fields: Mapping[bytes, bytes],
+        removed: Sequence[str],
+        expected_version: int | None,
+        create: bool,
+        expires_at: datetime | Keep | None,
+        since_version: int | None,
+    ) -> Command[int]:
+        deadline: Argument = b""
+        if expires_at is None:
+            deadline = b"-"
+        elif expires_at is not KEEP:
+            deadline = to_micros(expires_at, "expires_at")
+        args: list[Argument] = [
+            address.member,
+            address.owner,
+            self._ttl_ms,
+            _version(expected_version),
+            1 if create and since_version is None else 0,
+            _version(since_version),
+            deadline,
+            self.max_bytes,
+            len(removed),
+        ]
+        args += [name.encode("utf-8", "surrogatepass") for name in removed]
+        args += chain.from_iterable(fields.items())
+        return self._write("update", address, args, expected_version)
 
     def _write(self, name: str, at: Address, args: Iterable[Argument], expected: int | None) -> Command[int]:
         parse = partial(version_of, at.session, expected, self.max_bytes)
@@ -299,8 +338,3 @@ def _names(remove: Iterable[str]) -> list[str]:
         if type(name) is not str:
             raise TypeError(f"the keys to remove must be str, not {type(name).__name__}")
     return names
-
-
-def _flat(fields: Mapping[bytes, bytes]) -> Iterable[bytes]:
-    for item in fields.items():
-        yield from item

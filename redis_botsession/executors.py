@@ -140,7 +140,7 @@ class ClientExecutor:
             unknown = [n for n, reply in enumerate(replies) if isinstance(reply, NoScriptError) and commands[n].script]
             if unknown:
                 missing = [commands[n] for n in unknown]
-                again = await self._send(missing, [command.with_source() for command in missing])
+                again = await self._send(missing, [command.with_source().args for command in missing])
                 for n, reply in zip(unknown, again, strict=True):
                     replies[n] = reply
         for reply in replies:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping
-from datetime import datetime
+from collections.abc import Mapping
 from typing import Any, Protocol
 
-from .changes import Snapshot
+from .changes import Changes, Snapshot
 from .codec import Codec
 from .keys import Id, normal_id
-from .session import BotSession, Keep
+from .session import BotSession, Loaded
 from .times import from_micros
 
 
@@ -22,18 +21,9 @@ class Backing(Protocol):
 
     def key(self, user_id: Id, channel_id: Id) -> str: ...
 
-    async def get(self, user_id: Id, channel_id: Id, *, touch: bool = ...) -> BotSession | None: ...
+    async def load_packed(self, user_id: Id, channel_id: Id, *, touch: bool = ...) -> Loaded | None: ...
 
-    async def update(
-        self,
-        user_id: Id,
-        channel_id: Id,
-        changes: Mapping[str, Any],
-        *,
-        remove: Iterable[str] = ...,
-        expires_at: datetime | Keep | None = ...,
-        since_version: int | None = ...,
-    ) -> int: ...
+    async def save_packed(self, user_id: Id, channel_id: Id, changes: Changes, *, since_version: int | None = ...) -> int: ...
 
     async def delete(self, user_id: Id, channel_id: Id) -> bool: ...
 
@@ -47,28 +37,28 @@ class BotSessionHelper(BotSession):
 
     __slots__ = ("_key", "_saved", "_saving", "_store")
 
-    def __init__(self, store: Backing, session: BotSession) -> None:
+    def __init__(self, store: Backing, session: BotSession, stored: dict[bytes, bytes] | None = None) -> None:
         super().__init__(
-            user_id=session.user_id,
-            channel_id=session.channel_id,
-            data=session.data,
-            created_at=session.created_at,
-            updated_at=session.updated_at,
-            expires_at=session.expires_at,
-            version=session.version,
+            session.user_id,
+            session.channel_id,
+            session.data,
+            session.created_at,
+            session.updated_at,
+            session.expires_at,
+            session.version,
         )
         self._store = store
         self._key = store.key(session.user_id, session.channel_id)
-        self._saved = self._snapshot()
+        self._saved = self._snapshot(stored)
         self._saving = asyncio.Lock()
 
     @classmethod
     async def load(cls, store: Backing, user_id: Id, channel_id: Id) -> BotSessionHelper:
         """Loads the session and renews its rolling TTL, in one round trip; a new one if there is none."""
-        session = await store.get(user_id, channel_id, touch=True)
-        if session is None:
-            session = BotSession(normal_id(user_id, "user_id"), normal_id(channel_id, "channel_id"))
-        return cls(store, session)
+        loaded = await store.load_packed(user_id, channel_id, touch=True)
+        if loaded is None:
+            return cls(store, BotSession(normal_id(user_id, "user_id"), normal_id(channel_id, "channel_id")))
+        return cls(store, *loaded)
 
     async def update(self, changes: Mapping[str, Any]) -> None:
         """Merges ``changes`` into ``data`` and saves.
@@ -92,23 +82,15 @@ class BotSessionHelper(BotSession):
             OutcomeUnknown: the connection was lost before the reply.
         """
         async with self._saving:
-            now = self._snapshot()
-            changes = self._saved.until(now, self)
+            changes = self._saved.until(self)
             if not changes:
                 return
-            version = await self._store.update(
-                self.user_id,
-                self.channel_id,
-                changes.changed,
-                remove=changes.removed,
-                expires_at=changes.expires_at,
-                since_version=self.version or None,
-            )
+            version = await self._store.save_packed(self.user_id, self.channel_id, changes, since_version=self.version or None)
             if version == 0:
                 # Its expires_at had passed: it is removed, and whatever is saved next starts anew.
                 self._forget()
                 return
-            self._saved = now
+            self._saved.follow(changes)
             if self.version == 0:
                 self.created_at = from_micros(version)
             self.version = version
@@ -127,5 +109,24 @@ class BotSessionHelper(BotSession):
         self.version = 0
         self._saved = self._snapshot()
 
-    def _snapshot(self) -> Snapshot:
-        return Snapshot(self, self._store.codec, max_bytes=self._store.max_bytes, key=self._key)
+    def _snapshot(self, stored: dict[bytes, bytes] | None = None) -> Snapshot:
+        return Snapshot(self, self._store.codec, max_bytes=self._store.max_bytes, key=self._key, stored=stored)
+
+
+class LiveSession:
+    """``async with``: loads a session, and saves what has changed, unless there was an exception."""
+
+    __slots__ = ("_helper", "_ids", "_store")
+
+    def __init__(self, store: Backing, user_id: Id, channel_id: Id) -> None:
+        self._store = store
+        self._ids = user_id, channel_id
+        self._helper: BotSessionHelper | None = None
+
+    async def __aenter__(self) -> BotSessionHelper:
+        self._helper = await BotSessionHelper.load(self._store, *self._ids)
+        return self._helper
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: object) -> None:
+        if kind is None and self._helper is not None:
+            await self._helper.save()

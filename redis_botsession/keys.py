@@ -94,6 +94,7 @@ class Address:
         member: The channel in that index.
         owner: The owner tag.
         slot: The hash slot of both keys.
+        name: The session key as text, for messages.
     """
 
     user: str
@@ -103,6 +104,7 @@ class Address:
     member: bytes
     owner: bytes
     slot: int
+    name: str
 
 
 class Keys:
@@ -143,7 +145,16 @@ class Keys:
         user = normal_id(user_id, "user_id")
         channel = normal_id(channel_id, "channel_id")
         key = self.session(user, channel)
-        return Address(user, channel, key, self.index(user), member(channel), owner_tag(key), slot_of(user))
+        return Address(
+            user,
+            channel,
+            key,
+            self.index(user),
+            member(channel),
+            owner_tag(key),
+            slot_of(user),
+            key.decode("utf-8", "backslashreplace"),
+        )
 
     def index(self, user_id: str) -> bytes:
         """The key of the sorted set of ``user_id``'s channels."""

@@ -16,6 +16,8 @@ MAX_DEPTH = 32
 #: How text becomes bytes: lone surrogates are legal in a Python str, though not in UTF-8.
 SURROGATES = "surrogatepass"
 SCALARS = frozenset({type(None), bool, int, float, str, bytes})
+#: Types whose values never change and have nothing inside that could.
+IMMUTABLE: frozenset[type] = SCALARS | ENCODERS.keys()
 CONTAINER_TYPES: frozenset[type] = frozenset({dict, list, tuple, set, frozenset})
 TOO_DEEP = f"nested deeper than {MAX_DEPTH} levels"
 _KEY_TYPES = frozenset({str, int, bytes})
@@ -37,16 +39,20 @@ class TooManyBytesError(Exception):
 
 
 class Packing:
-    """One call of ``encode``. (A Packer belongs to one thread at a time and is not re-entrant.)"""
+    """Packs the values of one call of ``encode`` after the other."""
 
-    def __init__(self, by_type: Mapping[type, Registered], leaves: frozenset[type], max_bytes: int) -> None:
+    def __init__(self, by_type: Mapping[type, Registered], leaves: frozenset[type]) -> None:
         self._by_type = by_type
         self._leaves = leaves
-        self._max_bytes = max_bytes
+        self.start(0)
+        self._pack = self._packer()
+
+    def start(self, max_bytes: int) -> None:
+        """Begins a call, of which all values together may take ``max_bytes``."""
+        self.max_bytes = max_bytes
         self._depth = 0
         # Bytes packed at each depth. Those of one depth stand beside each other in the end, so each sum is a lower limit.
         self._packed = [0] * (MAX_DEPTH + 1)
-        self._pack = self._packer()
 
     def pack(self, value: Any) -> bytes:
         """Packs a value.
@@ -57,7 +63,7 @@ class Packing:
             Also what a hook raises.
         """
         if type(value) not in SCALARS:
-            check(value, self._leaves, self._max_bytes)
+            check(value, self._leaves, self.max_bytes)
         return self._pack(value)
 
     def locate(self, value: Any, name: str) -> CodecError | None:
@@ -75,7 +81,7 @@ class Packing:
                         if child.reason:
                             return CodecError(child.reason, child.path(name))
                         below.append(child)
-                        if len(below) > self._max_bytes:
+                        if len(below) > self.max_bytes:
                             return None
                 elif kind not in self._leaves:
                     return CodecError(f"no encoding for {kind.__qualname__}; {_hint(kind)}", node.path(name))
@@ -110,7 +116,7 @@ class Packing:
             finally:
                 self._depth -= 1
         self._packed[self._depth] += len(content)
-        if self._packed[self._depth] > self._max_bytes:
+        if self._packed[self._depth] > self.max_bytes:
             raise TooManyBytesError
         return msgpack.ExtType(code, content)
 
@@ -125,8 +131,13 @@ class Packing:
             return Ext.SET if kind is set else Ext.FROZENSET, header + b"".join(elements)
         registered = self._by_type[kind]
         content = registered.encode(value)
-        check(content, self._leaves, self._max_bytes)
+        check(content, self._leaves, self.max_bytes)
         return Ext.REGISTERED, pack([registered.tag, content])
+
+
+def is_flat_list(value: Any) -> bool:
+    """Whether it is a list of what has nothing inside: no check finds anything there."""
+    return type(value) is list and SCALARS.issuperset(map(type, value))
 
 
 def check(value: Any, leaves: frozenset[type], max_bytes: int) -> None:

@@ -35,8 +35,8 @@ from .replies import text_of
 FENCE_EVERY = 32
 #: Bytes after which a write ends.
 WRITE_SIZE = 256 * 1024
-#: How often a call that may be sent again is sent: one that breaks connections must not break them for others for long.
-MAX_SENDS = 2
+#: How often a call that may be sent again may be lost: one that breaks connections must not break them for others for long.
+MAX_LOSSES = 2
 
 _MORE = object()
 # Its own annotation is that of a tuple of one.
@@ -64,20 +64,16 @@ class Call:
         command: What is sent.
         promise: Gets the reply. Once it is done (the caller was cancelled, or the deadline has passed), nobody does.
         deadline: When the caller has waited long enough; seconds, on the clock of whoever calls ``Pipeline.expire``.
-        sends: How often it was sent and not refused.
-        with_source: Whether the server has to be given the script.
-        reply: What has come: a reply or an error.
+        losses: How often it was sent and the connection lost before the reply.
     """
 
-    __slots__ = ("command", "deadline", "promise", "reply", "sends", "with_source")
+    __slots__ = ("command", "deadline", "losses", "promise")
 
     def __init__(self, command: Command[Any], promise: Promise, deadline: float) -> None:
         self.command = command
         self.promise = promise
         self.deadline = deadline
-        self.sends = 0
-        self.with_source = False
-        self.reply: Any = None
+        self.losses = 0
 
 
 class Pipeline:
@@ -92,6 +88,8 @@ class Pipeline:
         self._line: deque[Call] = deque()
         self._sent: deque[Call | bytes] = deque()
         self._held: list[Call] = []
+        self._replies: list[Any] = []
+        self._refusal: Exception | None = None
         self._fences = 0
         self._reader = _new_reader()
         #: Whether this connection is to be given up for another as soon as no reply is due on it any more.
@@ -109,7 +107,7 @@ class Pipeline:
 
     def pending(self) -> list[Promise]:
         """Those that still wait for a reply."""
-        return [call.promise for call in chain(self._held, self._calls_sent(), self._line) if not call.promise.done()]
+        return [call.promise for call in chain(self._in_flight(), self._line) if not call.promise.done()]
 
     def submit(self, call: Call) -> None:
         """Puts a call at the end of the line."""
@@ -120,20 +118,22 @@ class Pipeline:
         self._reader = _new_reader()
         self._reader.feed(rest)
         self.is_retiring = False
+        self._refusal = None
 
     def take(self) -> bytes:
         """What to write next; empty if there is nothing, or if it has to wait."""
         line, sent = self._line, self._sent
+        if not line or self.is_retiring:
+            return b""
         requests: list[bytes] = []
         size = unfenced = 0
-        while line and len(sent) < self._max_in_flight and size < WRITE_SIZE and not self.is_retiring:
+        limit = self._max_in_flight
+        while line and size < WRITE_SIZE and len(sent) < limit:
             call = line[0]
             if not call.promise.done():
-                command = call.command
-                request = _pack(command.with_source() if call.with_source else command.args)
+                request = _pack(call.command.args)
                 requests.append(request)
                 size += len(request)
-                call.sends += 1
                 sent.append(call)
                 unfenced += 1
                 if unfenced == FENCE_EVERY:
@@ -151,17 +151,17 @@ class Pipeline:
             OutOfStepError: a reply too many or too few.
             hiredis.ProtocolError: no reply at all. After either of them, the connection is to be given up.
         """
-        reader, sent, held = self._reader, self._sent, self._held
-        reader.feed(data)
-        while (reply := reader.gets()) is not _MORE:
-            if isinstance(reply, hiredis.PushNotification):
+        gets, sent = self._reader.gets, self._sent
+        self._reader.feed(data)
+        while (reply := gets()) is not _MORE:
+            if type(reply) is hiredis.PushNotification:
                 continue
             if not sent:
                 raise OutOfStepError("a reply came that no call was waiting for")
             call = sent.popleft()
-            if isinstance(call, Call):
-                call.reply = reply
-                held.append(call)
+            if type(call) is Call:
+                self._held.append(call)
+                self._replies.append(reply)
             elif reply == call:
                 self._hand_out()
             else:
@@ -170,18 +170,20 @@ class Pipeline:
     def lost(self, error: Exception) -> None:
         """The connection is gone: what does no harm goes back into the line, in its order; for the rest it is an answer."""
         again = []
-        for call in chain(self._held, self._calls_sent()):
+        for call in self._in_flight():
             if call.promise.done():
                 continue
+            call.losses += 1
             if not call.command.resend:
                 unknown = outcome_unknown(call.command)
                 unknown.__cause__ = error
                 call.promise.set_exception(unknown)
-            elif call.sends < MAX_SENDS:
+            elif call.losses < MAX_LOSSES:
                 again.append(call)
             else:
                 call.promise.set_exception(_again(error))
         self._held.clear()
+        self._replies.clear()
         self._sent.clear()
         self._line.extendleft(reversed(again))
 
@@ -200,7 +202,7 @@ class Pipeline:
             timeout: How long a call may take, in seconds; for messages.
             trouble: Why nothing is sent, if that is known.
         """
-        for call in chain(self._held, self._calls_sent()):
+        for call in self._in_flight():
             if call.deadline > now:
                 break
             if not call.promise.done():
@@ -215,25 +217,23 @@ class Pipeline:
             call = line.popleft()
             if call.promise.done():
                 continue
-            if trouble is not None:
-                error = _again(trouble)
-            elif call.reply is not None:
-                error = call.reply
+            if reason := trouble or self._refusal:
+                error = _again(reason)
             else:
                 error = RedisTimeoutError(f"{_about(call)}: not sent within {timeout:g} s, since the server takes no more")
             call.promise.set_exception(error)
 
     def next_deadline(self) -> float | None:
         """When ``expire`` has something to do next."""
-        waiting = (call.deadline for call in chain(self._held, self._calls_sent()) if not call.promise.done())
+        waiting = (call.deadline for call in self._in_flight() if not call.promise.done())
         first_sent = next(waiting, None)
         if not self._line:
             return first_sent
         first_in_line = self._line[0].deadline
         return first_in_line if first_sent is None else min(first_sent, first_in_line)
 
-    def _calls_sent(self) -> Iterable[Call]:
-        return (call for call in self._sent if isinstance(call, Call))
+    def _in_flight(self) -> Iterable[Call]:
+        return (call for call in chain(self._held, self._sent) if isinstance(call, Call))
 
     def _fence(self) -> bytes:
         self._fences += 1
@@ -242,25 +242,24 @@ class Pipeline:
         return _pack((b"PING", token))
 
     def _hand_out(self) -> None:
-        again = []
-        for call in self._held:
-            reply = call.reply
-            if call.promise.done():
+        again: list[Call] = []
+        for call, reply in zip(self._held, self._replies, strict=True):
+            promise = call.promise
+            if promise.done():
                 continue
             if not isinstance(reply, Exception):
-                call.promise.set_result(reply)
+                promise.set_result(reply)
             elif isinstance(reply, NoScriptError) and call.command.script is not None:
-                call.with_source = True
+                call.command = call.command.with_source()
                 again.append(call)
             elif isinstance(reply, BusyLoadingError):
                 self.is_retiring = True
+                self._refusal = reply
                 again.append(call)
             else:
-                call.promise.set_exception(reply)
-        for call in again:
-            # A refusal proves that nothing was done.
-            call.sends = 0
+                promise.set_exception(reply)
         self._held.clear()
+        self._replies.clear()
         self._line.extendleft(reversed(again))
 
 

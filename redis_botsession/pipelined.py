@@ -83,8 +83,13 @@ class PipelinedExecutor:
 
     async def run_many(self, commands: Sequence[Command[Any]]) -> list[Any]:
         promises = [self._connection(command).call(command) for command in commands]
-        await asyncio.wait(promises)
-        return [command.parse(await promise) for command, promise in zip(commands, promises, strict=True)]
+        try:
+            replies = [await promise for promise in promises]
+        except BaseException:
+            for promise in promises:
+                promise.add_done_callback(_forget)
+            raise
+        return [command.parse(reply) for command, reply in zip(commands, replies, strict=True)]
 
     async def aclose(self) -> None:
         self._guard.close()
@@ -94,6 +99,12 @@ class PipelinedExecutor:
         if self._guard.enter():
             self._connections = [self._connect() for _ in range(self._count)]
         return self._connections[command.slot % self._count]
+
+
+def _forget(promise: asyncio.Future[Any]) -> None:
+    """Nobody waits for this one any more: that is no "exception was never retrieved"."""
+    if not promise.cancelled():
+        promise.exception()
 
 
 def _positive(options: dict[str, Any], name: str, kind: type[N]) -> N:

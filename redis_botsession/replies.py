@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import enum
-from datetime import datetime
 from typing import Any, Final
 
 from .codec import Codec
 from .errors import CorruptSession, SessionGone, SessionTooLarge, VersionConflict
 from .keys import Address
-from .session import BotSession
+from .session import BotSession, Loaded
 from .times import from_micros
 
 #: The names of the metadata among a session's fields. None is valid UTF-8, so none is a key of the user's.
@@ -38,7 +37,13 @@ def text_of(key: bytes) -> str:
 
 
 def session_of(address: Address, codec: Codec, max_bytes: int, reply: Any) -> BotSession | None:
-    """The session in the reply to HGETALL; None if there is none.
+    """The session in the reply to HGETALL; None if there is none. Raises what ``loaded_of`` raises."""
+    loaded = loaded_of(address, codec, max_bytes, reply)
+    return None if loaded is None else loaded[0]
+
+
+def loaded_of(address: Address, codec: Codec, max_bytes: int, reply: Any) -> Loaded | None:
+    """The session in the reply to HGETALL, and its fields as they are stored; None if there is none.
 
     Raises:
         CorruptSession: what is there is not the session of this address, or is damaged.
@@ -52,20 +57,19 @@ def session_of(address: Address, codec: Codec, max_bytes: int, reply: Any) -> Bo
     take = fields.pop
     if take(OWNER, None) != address.owner:
         raise _corrupt(key, OWNER, "this hash is not the session of this user and channel")
-    version = _number(take(VERSION, None), key, VERSION)
-    created_at = _instant(_number(take(CREATED_AT, None), key, CREATED_AT), key, CREATED_AT)
-    expires = take(EXPIRES_AT, None)
+    try:
+        version = int(fields[VERSION])
+        created_at = from_micros(int(fields[CREATED_AT]))
+        updated_at = from_micros(version)
+        expires_at = from_micros(int(fields[EXPIRES_AT])) if EXPIRES_AT in fields else None
+    except (KeyError, ValueError, OverflowError) as error:
+        raise _damage(key, fields) from error
+    del fields[VERSION], fields[CREATED_AT]
+    take(EXPIRES_AT, None)
     take(BORN, None)
     take(SIZE, None)
-    return BotSession(
-        address.user,
-        address.channel,
-        codec.decode(fields, max_bytes=max_bytes, key=text_of(key)),
-        created_at,
-        _instant(version, key, VERSION),
-        None if expires is None else _instant(_number(expires, key, EXPIRES_AT), key, EXPIRES_AT),
-        version,
-    )
+    data = codec.decode(fields, max_bytes=max_bytes, key=address.name)
+    return BotSession(address.user, address.channel, data, created_at, updated_at, expires_at, version), fields
 
 
 def version_of(key: bytes, expected: int | None, max_bytes: int, reply: Any) -> int:
@@ -134,17 +138,15 @@ def _corrupt(key: bytes, field: bytes, reason: str) -> CorruptSession:
     return CorruptSession(f"session {name}: field {label}: {reason}; delete the session, or set it anew", key=name, field=label)
 
 
-def _number(raw: bytes | None, key: bytes, field: bytes) -> int:
-    if raw is None:
-        raise _corrupt(key, field, "it is missing")
-    try:
-        return int(raw)
-    except ValueError as error:
-        raise _corrupt(key, field, "it is not a number") from error
-
-
-def _instant(micros: int, key: bytes, field: bytes) -> datetime:
-    try:
-        return from_micros(micros)
-    except OverflowError as error:
-        raise _corrupt(key, field, "it is not a time") from error
+def _damage(key: bytes, fields: dict[bytes, bytes]) -> CorruptSession:
+    """Which of the fields is no time, and why."""
+    for field in (VERSION, CREATED_AT, EXPIRES_AT):
+        if field not in fields and field != EXPIRES_AT:
+            return _corrupt(key, field, "it is missing")
+        try:
+            from_micros(int(fields[field]))
+        except ValueError:
+            return _corrupt(key, field, "it is not a number")
+        except OverflowError:
+            break
+    return _corrupt(key, field, "it is not a time")

@@ -42,3 +42,7 @@ class BotSession:
     updated_at: datetime = field(default_factory=_now)
     expires_at: datetime | None = None
     version: int = 0
+
+
+#: A session and its packed values by their UTF-8 names, as they are stored; or None where the store does not have them.
+Loaded = tuple[BotSession, dict[bytes, bytes] | None]
