@@ -306,14 +306,17 @@ def _script(
     return Command(name, keys[0], slot, (b"EVALSHA", script.sha, len(keys), *keys, *args), parse, resend, script)
 
 
-def outcome_unknown(command: Command[Any]) -> OutcomeUnknown:
-    """What the caller of a write gets when no reply came; give it its ``__cause__``."""
+def outcome_unknown(
+    command: Command[Any], cause: Exception, reason: str = "the connection was lost before the reply"
+) -> Exception:
+    """What the caller of a write gets when no reply came."""
     key = text_of(command.key)
-    return OutcomeUnknown(
-        f"{command.name} of session {key}: the connection was lost before the reply; it may have been applied and was not "
-        "sent again. Load the session to see",
+    error = OutcomeUnknown(
+        f"{command.name} of session {key}: {reason}; it may have been applied and was not sent again. Load the session to see",
         key=key,
     )
+    error.__cause__ = cause
+    return error
 
 
 def _optional(number: int | None) -> Argument:

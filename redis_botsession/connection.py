@@ -11,6 +11,7 @@ import logging
 import math
 from collections.abc import Callable
 from contextlib import suppress
+from ssl import SSLCertVerificationError
 from typing import Any
 
 import hiredis
@@ -62,6 +63,7 @@ class PipelinedConnection:
         # From any moment on, nothing falls due sooner than after so many seconds.
         self._soonest = timeout if silence is None else min(timeout, silence)
         self._is_flush_due = False
+        self._is_closed = False
         # Of this tick of the event loop; and when a byte last came while replies were due.
         self._now = 0.0
         self._heard = 0.0
@@ -77,16 +79,21 @@ class PipelinedConnection:
         return promise
 
     async def aclose(self) -> None:
-        """Waits for what is in flight, at most their deadlines, then closes. No call may come afterwards."""
+        """Waits for what is in flight, at most until its deadlines, then closes. No call may come afterwards."""
         try:
             if pending := self._pipeline.pending():
-                await asyncio.wait(pending)  # type: ignore[type-var] # promises made by call() are futures
+                await asyncio.wait(pending)  # type: ignore[type-var] # the promises made by call() are futures
         finally:
+            self._is_closed = True
             link, self._link = self._link, None
             if self._timer is not None:
                 self._timer.cancel()
             if self._connecting is not None:
                 self._connecting.cancel()
+            # There is something left only where this was cancelled.
+            closed = RedisConnectionError(f"{self._address}: closed by aclose()")
+            self._pipeline.lost(closed)
+            self._pipeline.refuse(closed)
             if link is not None:
                 link.transport.close()
             try:
@@ -102,11 +109,13 @@ class PipelinedConnection:
 
     def _flush(self) -> None:
         self._is_flush_due = False
+        link, pipeline = self._link, self._pipeline
+        if not pipeline.has_line:
+            return
         if self._timer is None:
             self._timer = self._loop.call_at(self._now + self._soonest, self._on_time)
-        link, pipeline = self._link, self._pipeline
         if link is None:
-            if self._connecting is None and pipeline.has_line:
+            if self._connecting is None:
                 self._connecting = self._loop.create_task(self._connect())
             return
         if not pipeline.is_waiting:
@@ -148,8 +157,8 @@ class PipelinedConnection:
     def _drop(self, error: Exception) -> None:
         link, self._link = self._link, None
         if link is not None:
-            if self._pipeline.is_waiting:
-                logger.warning("connection lost with calls in flight: %s", error)
+            if self._pipeline.is_waiting or isinstance(error, OutOfStepError):
+                logger.warning("connection lost: %s", error)
             link.transport.abort()
         self._pipeline.lost(error)
         if self._pipeline.has_line:
@@ -163,10 +172,15 @@ class PipelinedConnection:
         if silence is not None and pipeline.is_waiting and now >= self._heard + silence:
             self._drop(RedisTimeoutError(f"{self._address}: silent for {silence:g} s while replies were due"))
         pipeline.expire(now, self._timeout, self._trouble)
+        if not pipeline.has_line and not pipeline.is_waiting:
+            self._timer = None
+            return
         due = pipeline.next_deadline()
         if silence is not None and pipeline.is_waiting:
             due = min(due or math.inf, self._heard + silence)
-        self._timer = None if due is None else self._loop.call_at(due, self._on_time)
+        # Calls that come until then are due no sooner than this.
+        soonest = now + self._soonest
+        self._timer = self._loop.call_at(soonest if due is None else min(due, soonest), self._on_time)
 
     # --- connecting
 
@@ -175,9 +189,9 @@ class PipelinedConnection:
         try:
             while self._pipeline.has_line:
                 try:
-                    self._link = await _Link.open(self._make(), self)
+                    link = await _Link.open(self._make(), self)
                 except (RedisConnectionError, RedisTimeoutError, OSError) as error:
-                    if isinstance(error, _FINAL):
+                    if isinstance(error, _FINAL) or isinstance(error.__context__, SSLCertVerificationError):
                         self._pipeline.refuse(error)
                         return
                     if failures == 0:
@@ -190,12 +204,20 @@ class PipelinedConnection:
                     return
                 else:
                     self._trouble = None
-                    self._pipeline.connected(self._link.rest)
+                    self._connected(link)
                     return
         finally:
             self._connecting = None
-            if self._link is not None or self._pipeline.has_line:
+            if self._pipeline.has_line:
                 self._schedule_flush()
+
+    def _connected(self, link: _Link) -> None:
+        if self._is_closed:
+            # Python 3.11 can lose the cancellation of redis-py's connecting.
+            link.transport.abort()
+            return
+        self._link = link
+        self._pipeline.connected(link.rest)
 
 
 class _Link(asyncio.Protocol):

@@ -171,7 +171,7 @@ class ClientExecutor:
                 if _is_reply(error):
                     raise
                 if not may_resend:
-                    raise outcome_unknown(next(command for command in commands if not command.resend)) from error
+                    raise outcome_unknown(next(command for command in commands if not command.resend), error) from error
                 if is_last:
                     raise
             finally:

@@ -175,9 +175,7 @@ class Pipeline:
                 continue
             call.losses += 1
             if not call.command.resend:
-                unknown = outcome_unknown(call.command)
-                unknown.__cause__ = error
-                call.promise.set_exception(unknown)
+                call.promise.set_exception(outcome_unknown(call.command, error))
             elif call.losses < MAX_LOSSES:
                 again.append(call)
             else:
@@ -206,19 +204,17 @@ class Pipeline:
             if call.deadline > now:
                 break
             if not call.promise.done():
-                late = RedisTimeoutError(f"{_about(call)}: no reply within {timeout:g} s")
-                answer: Exception = late
-                if not call.command.resend:
-                    answer = outcome_unknown(call.command)
-                    answer.__cause__ = late
-                call.promise.set_exception(answer)
+                reason = f"no reply within {timeout:g} s"
+                late = RedisTimeoutError(f"{_about(call)}: {reason}")
+                call.promise.set_exception(late if call.command.resend else outcome_unknown(call.command, late, reason))
         line = self._line
         while line and (line[0].deadline <= now or line[0].promise.done()):
             call = line.popleft()
             if call.promise.done():
                 continue
-            if reason := trouble or self._refusal:
-                error = _again(reason)
+            known = trouble or self._refusal
+            if known is not None:
+                error = _again(known)
             else:
                 error = RedisTimeoutError(f"{_about(call)}: not sent within {timeout:g} s, since the server takes no more")
             call.promise.set_exception(error)

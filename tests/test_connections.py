@@ -34,7 +34,7 @@ async def proxy(newest_url: str) -> AsyncIterator[Proxy]:
 async def flaky(request: pytest.FixtureRequest, proxy: Proxy, prefix: str) -> AsyncIterator[SessionStore]:
     """A store behind the proxy; "client" is a user's, with redis-py's default of ten retries."""
     if request.param == "from_url":
-        async with SessionStore.from_url(proxy.url, prefix=prefix) as store:
+        async with SessionStore.from_url(proxy.url, prefix=prefix, timeout=3) as store:
             yield store
     else:
         async with redis.asyncio.Redis.from_url(proxy.url) as client, SessionStore(client, prefix=prefix) as store:
@@ -134,7 +134,7 @@ async def test_a_conditional_delete_is_not_sent_again(flaky: SessionStore, direc
 
 
 async def test_a_server_that_is_not_there_is_told_as_such() -> None:
-    async with SessionStore.from_url("redis://:hidden@127.0.0.1:1/0") as store:
+    async with SessionStore.from_url("redis://:hidden@127.0.0.1:1/0", timeout=0.2) as store:
         calls: list[Callable[[], Awaitable[object]]] = [
             lambda: store.get("u", "c"),
             lambda: store.update("u", "c", {"n": 1}),
@@ -148,7 +148,7 @@ async def test_a_server_that_is_not_there_is_told_as_such() -> None:
 
 async def test_a_stalled_server_stalls_nobody_for_long() -> None:
     with LocalServer(find_server(), tcp=True) as server:
-        async with SessionStore.from_url(server.url, socket_timeout=0.2) as store:
+        async with SessionStore.from_url(server.url, timeout=2, socket_timeout=0.2) as store:
             await store.update("u", "c", {"n": 1})
             await store.get("u", "c")
             os.kill(server.pid, signal.SIGSTOP)
@@ -168,7 +168,7 @@ async def test_a_restarted_server_is_found_again() -> None:
     server.start()
     port = urlsplit(server.url).port
     assert port
-    async with SessionStore.from_url(server.url) as store:
+    async with SessionStore.from_url(server.url, timeout=2) as store:
         try:
             await store.update("u", "c", {"n": 1})
             server.stop()
