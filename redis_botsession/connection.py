@@ -258,7 +258,7 @@ class _Link(asyncio.Protocol):
     def _take_over(cls, connection: Any, owner: PipelinedConnection) -> _Link:
         # There is no public way to the transport.
         reader, writer = connection._reader, connection._writer
-        if reader.at_eof() or connection._parser._reader.has_data():
+        if writer.transport.is_closing() or reader.at_eof() or connection._parser._reader.has_data():
             raise RedisConnectionError("the connection was lost while it was made")
         connection._reader = connection._writer = None
         link = cls(owner, writer, bytes(reader._buffer))

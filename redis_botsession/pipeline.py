@@ -201,9 +201,7 @@ class Pipeline:
             trouble: Why nothing is sent, if that is known.
         """
         for call in self._in_flight():
-            if call.deadline > now:
-                break
-            if not call.promise.done():
+            if call.deadline <= now and not call.promise.done():
                 reason = f"no reply within {timeout:g} s"
                 late = RedisTimeoutError(f"{_about(call)}: {reason}")
                 call.promise.set_exception(late if call.command.resend else outcome_unknown(call.command, late, reason))
@@ -221,12 +219,11 @@ class Pipeline:
 
     def next_deadline(self) -> float | None:
         """When ``expire`` has something to do next."""
-        waiting = (call.deadline for call in self._in_flight() if not call.promise.done())
-        first_sent = next(waiting, None)
-        if not self._line:
-            return first_sent
-        first_in_line = self._line[0].deadline
-        return first_in_line if first_sent is None else min(first_sent, first_in_line)
+        # Not in their order: what was refused is sent again behind later ones.
+        deadlines = [call.deadline for call in self._in_flight() if not call.promise.done()]
+        if self._line:
+            deadlines.append(self._line[0].deadline)
+        return min(deadlines, default=None)
 
     def _in_flight(self) -> Iterable[Call]:
         return (call for call in chain(self._held, self._sent) if isinstance(call, Call))
@@ -268,7 +265,10 @@ def _about(call: Call) -> str:
 
 
 def _again(error: Exception) -> Exception:
-    """The same error for one more caller: each gets a traceback of its own."""
-    copy = type(error)(*error.args)
+    """The same error for one more caller: each gets a traceback of its own, where it can be made again."""
+    try:
+        copy = type(error)(*error.args)
+    except TypeError:
+        return error
     copy.__cause__ = error
     return copy
