@@ -1,12 +1,14 @@
 # make demo    the demo bot, on an embedded Redis (ARGS="--help" for its options)
 # make test    all tests, on every server
 # make check   what CI runs: lint, types, tests, the built wheel
+# make soak    a million calls under faults (some minutes)
+# make bench   compares with other ways to keep sessions (ARGS="--quick" for a look)
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 ARGS ?=
 
-.PHONY: demo test check lint format types wheel clean
+.PHONY: demo test check soak bench lint format types wheel clean
 
 demo: $(VENV)/.installed-demo
 	@$(BIN)/botsession demo $(ARGS)
@@ -15,6 +17,13 @@ test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest $(ARGS)
 
 check: lint types test wheel
+
+soak: $(VENV)/.installed-dev
+	SOAK_OPERATIONS=$${SOAK_OPERATIONS:-1000000} $(BIN)/python -m pytest tests/test_soak.py $(ARGS)
+
+# In an environment of its own: what is compared must not decide what is developed with.
+bench: $(VENV)-bench/.installed-bench
+	$(VENV)-bench/bin/python -m benchmarks.compare $(ARGS)
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
@@ -31,13 +40,20 @@ wheel: $(VENV)/.installed-dev
 	$(BIN)/python -m tests.check_wheel
 
 clean:
-	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-bench build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
-$(BIN)/python:
-	@$(PYTHON) -m venv $(VENV)
+$(VENV)/bin/python $(VENV)-bench/bin/python:
+	@$(PYTHON) -m venv $(@D)/..
 
 # Installing must not eat the standard input: it may be the demo's.
-$(VENV)/.installed-%: pyproject.toml | $(BIN)/python
-	@echo "installing redis-botsession[$*] into $(VENV) ..." >&2
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[$*]" </dev/null
+define install
+	@echo "installing redis-botsession[$*] into $(@D) ..." >&2
+	@$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --editable ".[$*]" </dev/null
 	@touch $@
+endef
+
+$(VENV)/.installed-%: pyproject.toml | $(VENV)/bin/python
+	$(install)
+
+$(VENV)-bench/.installed-%: pyproject.toml | $(VENV)-bench/bin/python
+	$(install)

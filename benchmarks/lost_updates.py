@@ -1,160 +1,95 @@
 """How many of 100 concurrent updates of one session, each of a key of its own, are kept: ``python -m benchmarks.lost_updates``.
 
 Once all from one process, once from four, as when many processes serve one bot. Each contender is used as its documentation
-says, on one embedded Redis. Those that are not installed are left out: ``pip install aiogram pyTelegramBotAPI``.
+says, on one embedded Redis. Those that are not installed are left out: ``pip install "redis-botsession[bench]"``.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
 import multiprocessing
 import sys
-from collections.abc import Awaitable, Callable, Sequence
-from datetime import timedelta
-from importlib.metadata import PackageNotFoundError, version
+from collections.abc import Sequence
+from multiprocessing.connection import Connection
 from multiprocessing.synchronize import Barrier
-from typing import Any, Protocol
+from typing import Any, Final
 
-import redis.asyncio
-
-from redis_botsession import SessionStore
 from redis_botsession.embedded import LocalServer
 
-UPDATES = 100
+from .contender import Contender
+from .contenders import CONTENDERS, installed
+from .processes import in_child, to_stderr
+
+UPDATES: Final = 100
+#: In how many processes.
+PROCESSES: Final = (1, 4)
+#: Those that keep sessions in a way of their own; the others of this package do as ``store`` does.
+NAMES: Final = ("store", "live", "example", "aiogram", "telebot", "glide", "coredis")
+_USER: Final = 1
 
 
-class Contender(Protocol):
-    """One way to keep a session; ``title`` and the ``package`` it is from."""
-
-    title: str
-    package: str
-
-    async def update(self, url: str, names: Sequence[str]) -> None:
-        """Sets each key, all at once."""
-
-    async def count(self, url: str) -> int:
-        """How many keys there are."""
+async def _update(contender: Contender, url: str, keys: Sequence[str]) -> None:
+    await contender.open(url)
+    await asyncio.gather(*(contender.update(_USER, key, 1) for key in keys))
+    await contender.close()
 
 
-async def at_once(update: Callable[[str], Awaitable[object]], names: Sequence[str]) -> None:
-    await asyncio.gather(*map(update, names))
+async def _prepare(contender: Contender, url: str) -> None:
+    await contender.open(url)
+    await contender.save(_USER, {"step": "start"})
+    await contender.close()
 
 
-class ThisStore:
-    title, package = "SessionStore.update", "redis-botsession"
-
-    async def update(self, url: str, names: Sequence[str]) -> None:
-        async with SessionStore.from_url(url) as store:
-            await at_once(lambda name: store.update("u", "c", {name: 1}), names)
-
-    async def count(self, url: str) -> int:
-        async with SessionStore.from_url(url) as store:
-            session = await store.get("u", "c")
-            return len(session.data) if session else 0
+async def _load(contender: Contender, url: str) -> dict[str, Any]:
+    await contender.open(url)
+    data = await contender.load(_USER)
+    await contender.close()
+    return data or {}
 
 
-class SeedExample:
-    """The bot library's Redis example: JSON in one string, merged in the bot."""
-
-    title, package = "the bot library's Redis example", "redis"
-
-    async def _load(self, client: redis.asyncio.Redis) -> dict[str, Any]:
-        raw = await client.get("seed:u:c")
-        return json.loads(raw) if raw else {}
-
-    async def update(self, url: str, names: Sequence[str]) -> None:
-        async with redis.asyncio.Redis.from_url(url) as client:
-
-            async def merge(name: str) -> None:
-                data = await self._load(client)
-                data[name] = 1
-                await client.set("seed:u:c", json.dumps(data), ex=timedelta(days=1))
-
-            await at_once(merge, names)
-
-    async def count(self, url: str) -> int:
-        async with redis.asyncio.Redis.from_url(url) as client:
-            return len(await self._load(client))
-
-
-class Aiogram:
-    title, package = "RedisStorage.update_data", "aiogram"
-
-    async def update(self, url: str, names: Sequence[str]) -> None:
-        from aiogram.fsm.storage.base import StorageKey
-        from aiogram.fsm.storage.redis import RedisStorage
-
-        storage = RedisStorage.from_url(url)
-        await at_once(lambda name: storage.update_data(StorageKey(1, 1, 1), {name: 1}), names)
-        await storage.close()
-
-    async def count(self, url: str) -> int:
-        from aiogram.fsm.storage.base import StorageKey
-        from aiogram.fsm.storage.redis import RedisStorage
-
-        storage = RedisStorage.from_url(url)
-        data = await storage.get_data(StorageKey(1, 1, 1))
-        await storage.close()
-        return len(data)
-
-
-class Telebot:
-    title, package = "StateRedisStorage.set_data", "pyTelegramBotAPI"
-
-    async def update(self, url: str, names: Sequence[str]) -> None:
-        from telebot.asyncio_storage import StateRedisStorage
-
-        storage = StateRedisStorage(redis_url=url)
-        await storage.set_state(1, 1, "state")
-        await at_once(lambda name: storage.set_data(1, 1, name, 1), names)
-        await storage.redis.aclose()
-
-    async def count(self, url: str) -> int:
-        from telebot.asyncio_storage import StateRedisStorage
-
-        storage = StateRedisStorage(redis_url=url)
-        data = await storage.get_data(1, 1)
-        await storage.redis.aclose()
-        return len(data or {})
-
-
-CONTENDERS: tuple[Contender, ...] = (ThisStore(), SeedExample(), Aiogram(), Telebot())
-
-
-def work(contender: Contender, url: str, names: Sequence[str], start: Barrier) -> None:
+def _work(name: str, url: str, keys: Sequence[str], start: Barrier, is_first: bool) -> None:
+    contender = CONTENDERS[name]()
+    if is_first:
+        asyncio.run(_prepare(contender, url))
     start.wait()
-    asyncio.run(contender.update(url, names))
+    asyncio.run(_update(contender, url, keys))
 
 
-def kept(contender: Contender, processes: int) -> int:
-    """Runs the updates from so many processes on an empty server; gives how many keys are there afterwards."""
+def _send_data(connection: Connection, name: str, url: str) -> None:
+    with connection:
+        connection.send(asyncio.run(_load(CONTENDERS[name](), url)))
+
+
+def kept(name: str, processes: int) -> int:
+    """Runs the updates from so many processes on a server of their own; gives how many keys are there afterwards."""
     context = multiprocessing.get_context("spawn")
     start = context.Barrier(processes)
-    names = [f"k{n}" for n in range(UPDATES)]
+    keys = [f"k{n}" for n in range(UPDATES)]
     with LocalServer(tcp=True) as server:
         workers = [
-            context.Process(target=work, args=(contender, server.url, names[n::processes], start)) for n in range(processes)
+            context.Process(target=to_stderr, args=(_work, name, server.url, keys[n::processes], start, n == 0))
+            for n in range(processes)
         ]
         for worker in workers:
             worker.start()
         for worker in workers:
             worker.join()
             if worker.exitcode:
-                raise RuntimeError(f"{contender.title}: a process ended with status {worker.exitcode}")
-        return asyncio.run(contender.count(server.url))
+                raise RuntimeError(f"{name}: a process ended with status {worker.exitcode}")
+        (data,) = in_child(_send_data, name, server.url)
+        return sum(key in data for key in keys)
 
 
 def main() -> None:
-    for contender in CONTENDERS:
-        try:
-            installed = version(contender.package)
-        except PackageNotFoundError:
-            continue
-        one, four = kept(contender, 1), kept(contender, 4)
-        sys.stdout.write(
-            f"{contender.title} ({contender.package} {installed}): of {UPDATES} kept {one} from 1 process, {four} from 4\n"
-        )
+    """Prints what each contender keeps."""
+    for name in NAMES:
+        contender = CONTENDERS[name]
+        version = installed(contender.package)
+        if version is not None:
+            one, four = (kept(name, processes) for processes in PROCESSES)
+            sys.stdout.write(
+                f"{contender.title} ({contender.package} {version}): of {UPDATES} kept {one} from 1 process, {four} from 4\n"
+            )
 
 
 if __name__ == "__main__":
