@@ -16,10 +16,11 @@ local index = KEYS[2]
 local member = ARGV[1]
 local ttl_ms = ARGV[2]
 
-if redis.call('EXISTS', session) == 0 then
+local meta = redis.call('HMGET', session, '\255v', '\255e')
+if not meta[1] and redis.call('EXISTS', session) == 0 then
   return {-2, 0}
 end
-local expires_at = redis.call('HGET', session, '\255e')
+local expires_at = meta[2]
 if expires_at and not is_time(expires_at) then
   expires_at = false
 end

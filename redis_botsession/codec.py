@@ -46,6 +46,8 @@ _PACKED_AS_OTHERS = frozenset({bytearray, memoryview, msgpack.ExtType, msgpack.T
 _MARK_VALUE = 2**63 + int.from_bytes(os.urandom(7), "big")
 _MARK: bytes = msgpack.packb(_MARK_VALUE)
 _INT64 = 2**63
+_header: Callable[[int], bytes] = msgpack.Packer().pack_array_header
+_HEADERS = [_header(length) for length in range(64)]
 
 
 class Codec:
@@ -71,7 +73,6 @@ class Codec:
         self._spare: list[Packing] = []
         # Calls nothing of ours, so it can be shared by all calls of encode.
         self._pack_scalar: Callable[[Any], bytes] = msgpack.Packer(unicode_errors=SURROGATES).pack
-        self._header: Callable[[int], bytes] = msgpack.Packer().pack_array_header
         self._from_top_ext = partial(self._from_ext, 0)
 
     def register(
@@ -159,33 +160,41 @@ class Codec:
             CorruptSession: a field does not decode.
             SessionTooLarge: the fields take more than ``max_bytes`` bytes.
         """
-        joined = _MARK.join(fields.values())
-        size = len(b"".join(fields)) + len(joined) - len(_MARK) * (len(fields) - 1)
-        if fields and size > max_bytes:
+        return self.decode_lists(list(fields), list(fields.values()), max_bytes=max_bytes, key=key)
+
+    def decode_lists(self, names: list[bytes], packed: list[bytes], *, max_bytes: int, key: str | None) -> dict[str, Any]:
+        """``decode`` for names and packed values that stand in two lists."""
+        joined = _MARK.join(packed)
+        count = len(packed)
+        size = len(b"".join(names)) + len(joined) - len(_MARK) * (count - 1)
+        if count and size > max_bytes:
             raise too_large(key, size, max_bytes)
         try:
-            return self._decode_at_once(fields, joined, max_bytes)
+            return self._decode_at_once(names, joined, count, max_bytes)
         except Exception:  # noqa: BLE001 - which field it is shows below
-            return self._decode_one_by_one(fields, max_bytes, key)
+            return self._decode_one_by_one(names, packed, max_bytes, key)
 
-    def _decode_at_once(self, fields: Mapping[bytes, bytes], joined: bytes, max_bytes: int) -> dict[str, Any]:
-        header = self._header(max(2 * len(fields) - 1, 0))
+    def _decode_at_once(self, names: list[bytes], joined: bytes, count: int, max_bytes: int) -> dict[str, Any]:
+        if not count:
+            return {}
+        length = 2 * count - 1
+        header = _HEADERS[length] if length < len(_HEADERS) else _header(length)
         items = msgpack.unpackb(header + joined, strict_map_key=False, unicode_errors=SURROGATES, ext_hook=self._from_top_ext)
         values = items[::2]
-        if items[1::2].count(_MARK_VALUE) != len(items) // 2:
+        if items[1::2].count(_MARK_VALUE) != count - 1:
             raise CodecError("a field that is not one value")
         if not SCALARS.issuperset(map(type, values)):
             for value in values:
                 if type(value) not in SCALARS and not is_flat_list(value):
                     # What was loaded can be saved: others may have stored what only looks like ours.
                     check(value, self._leaves, max_bytes)
-        return dict(zip(map(bytes.decode, fields), values, strict=True))
+        return dict(zip(map(bytes.decode, names), values, strict=True))
 
-    def _decode_one_by_one(self, fields: Mapping[bytes, bytes], max_bytes: int, key: str | None) -> dict[str, Any]:
+    def _decode_one_by_one(self, names: list[bytes], packed: list[bytes], max_bytes: int, key: str | None) -> dict[str, Any]:
         data: dict[str, Any] = {}
-        for field, packed in fields.items():
+        for field, value in zip(names, packed, strict=True):
             try:
-                data[field.decode("utf-8", SURROGATES)] = self._unpack(packed, max_bytes)
+                data[field.decode("utf-8", SURROGATES)] = self._unpack(value, max_bytes)
             except Exception as error:
                 name = field.decode("utf-8", "backslashreplace")
                 raise CorruptSession(

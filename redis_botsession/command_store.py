@@ -11,7 +11,6 @@ from .changes import Changes
 from .commands import Commands
 from .executors import Executor, run_flow
 from .keys import Id
-from .replies import text_of
 from .session import KEEP, BotSession, Keep, Loaded
 from .times import TTL
 
@@ -35,7 +34,7 @@ class CommandStore(BotSessionStore):
 
     def key(self, user_id: Id, channel_id: Id) -> str:
         """The key of a session, as ``redis-cli`` takes it."""
-        return text_of(self._commands.keys.locate(user_id, channel_id).session)
+        return self._commands.address(user_id, channel_id).name
 
     async def get(self, user_id: Id, channel_id: Id, *, touch: bool = False) -> BotSession | None:
         load = self._commands.get(user_id, channel_id)

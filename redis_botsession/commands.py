@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from functools import partial
+from functools import lru_cache, partial
 from itertools import chain
 from typing import Any, Final, Generic, TypeVar
 
@@ -30,6 +30,8 @@ Flow = Generator[Sequence["Command[Any]"], list[Any], T]
 
 #: Sessions removed by one script of ``clear``; the server answers nobody else meanwhile.
 CLEAR_BATCH: Final = 500
+#: Sessions whose keys and commands are kept ready, some 1.5 KB each: what was loaded is mostly saved soon.
+PLACES: Final = 8192
 #: How many keys SCAN looks at in one round trip.
 SCAN_COUNT: Final = 1000
 #: EXISTS calls in one round trip of ``channels``.
@@ -79,6 +81,9 @@ BINDINGS: Final = {
 }
 
 
+_UPDATE: Final = BINDINGS["update"].script
+
+
 @dataclass(slots=True, eq=False)
 class Command(Generic[T_co]):
     """One Redis command. Not to be changed (frozen, one would take a microsecond more to make).
@@ -109,6 +114,18 @@ class Command(Generic[T_co]):
         return Command(self.name, self.key, self.slot, args, self.parse, self.resend)
 
 
+class _Place:
+    """A session's address, and those commands for it that are always the same, once they have been needed."""
+
+    __slots__ = ("address", "get", "load", "touch")
+
+    def __init__(self, address: Address) -> None:
+        self.address = address
+        self.get: Command[BotSession | None] | None = None
+        self.load: Command[Loaded | None] | None = None
+        self.touch: Command[bool] | None = None
+
+
 class Commands:
     """Makes the commands for the sessions under one prefix.
 
@@ -131,22 +148,26 @@ class Commands:
         self.codec = codec
         self.max_bytes = max_bytes
         self._ttl_ms = _optional(ttl_to_ms(ttl))
+        # By type, since 1 and True are equal.
+        self._places = lru_cache(PLACES, typed=True)(self._make_place)
 
     def get(self, user_id: Id, channel_id: Id) -> Command[BotSession | None]:
         """Loads a session; None if there is none."""
-        address = self.keys.locate(user_id, channel_id)
-        parse = partial(session_of, address, self.codec, self.max_bytes)
-        return Command("get", address.session, address.slot, (b"HGETALL", address.session), parse, resend=True)
+        place = self._place(user_id, channel_id)
+        if place.get is None:
+            place.get = self._hgetall(place.address, partial(session_of, place.address, self.codec, self.max_bytes))
+        return place.get
 
     def load(self, user_id: Id, channel_id: Id) -> Command[Loaded | None]:
         """The same, with the packed values."""
-        address = self.keys.locate(user_id, channel_id)
-        parse = partial(loaded_of, address, self.codec, self.max_bytes)
-        return Command("get", address.session, address.slot, (b"HGETALL", address.session), parse, resend=True)
+        place = self._place(user_id, channel_id)
+        if place.load is None:
+            place.load = self._hgetall(place.address, partial(loaded_of, place.address, self.codec, self.max_bytes))
+        return place.load
 
     def set(self, user_id: Id, channel_id: Id, session: BotSession, *, expected_version: int | None = None) -> Command[int]:
         """Replaces a session as a whole; gives its new version, 0 if its ``expires_at`` has passed."""
-        address = self.keys.locate(user_id, channel_id)
+        address = self._place(user_id, channel_id).address
         if not isinstance(session, BotSession):
             raise TypeError(f"session must be a BotSession, not {type(session).__name__}")
         theirs = normal_id(session.user_id, "session.user_id"), normal_id(session.channel_id, "session.channel_id")
@@ -170,7 +191,8 @@ class Commands:
             size,
             *chain.from_iterable(fields.items()),
         )
-        return self._write("set", address, args, expected_version)
+        parse = partial(version_of, address.session, expected_version, self.max_bytes)
+        return _script("set", address.slot, (address.session, address.index), args, parse, resend=False)
 
     def update(
         self,
@@ -185,7 +207,7 @@ class Commands:
         since_version: int | None = None,
     ) -> Command[int]:
         """Merges top-level keys; gives the new version, 0 if its ``expires_at`` has passed."""
-        address = self.keys.locate(user_id, channel_id)
+        address = self._place(user_id, channel_id).address
         removed = _names(remove) if remove != () else []
         if both := [name for name in removed if name in changes]:
             raise ValueError(f"update of session {address.name}: {both[0]!r} is both changed and removed")
@@ -202,19 +224,21 @@ class Commands:
         since_version: int | None = None,
     ) -> Command[int]:
         """``update`` with what is packed already."""
-        address = self.keys.locate(user_id, channel_id)
+        address = self._place(user_id, channel_id).address
         return self._merge(address, changes.packed, changes.removed, expected_version, True, changes.expires_at, since_version)
 
     def touch(self, user_id: Id, channel_id: Id, ttl: TTL = None) -> Command[bool]:
         """Renews the rolling TTL (with ``ttl``, until the next write or touch); False if there is no session."""
-        at = self.keys.locate(user_id, channel_id)
-        ttl_ms = self._ttl_ms if ttl is None else _optional(ttl_to_ms(ttl))
-        parse = partial(was_there, at.session, None)
-        return _script("touch", at.slot, (at.session, at.index), (at.member, ttl_ms), parse, resend=True)
+        place = self._place(user_id, channel_id)
+        if ttl is not None:
+            return self._touch(place.address, _optional(ttl_to_ms(ttl)))
+        if place.touch is None:
+            place.touch = self._touch(place.address, self._ttl_ms)
+        return place.touch
 
     def delete(self, user_id: Id, channel_id: Id, *, expected_version: int | None = None) -> Command[bool]:
         """Removes a session; False if there was none."""
-        at = self.keys.locate(user_id, channel_id)
+        at = self._place(user_id, channel_id).address
         args = (at.member, _version(expected_version))
         parse = partial(was_there, at.session, expected_version)
         # Sent again, a conditional delete would take its own success for a conflict.
@@ -254,6 +278,27 @@ class Commands:
         args = (b"SCAN", cursor, b"MATCH", pattern, b"COUNT", SCAN_COUNT, b"TYPE", b"hash")
         return Command("scan", pattern, 0, args, self._parse_scan, resend=True)
 
+    def address(self, user_id: Id, channel_id: Id) -> Address:
+        """Where the session of these two is; raises what ``Keys.locate`` raises."""
+        return self._place(user_id, channel_id).address
+
+    def _place(self, user_id: Id, channel_id: Id) -> _Place:
+        try:
+            return self._places(user_id, channel_id)
+        except TypeError:
+            # Of something that is not even hashable, this says what it is.
+            return self._make_place(user_id, channel_id)
+
+    def _make_place(self, user_id: Id, channel_id: Id) -> _Place:
+        return _Place(self.keys.locate(user_id, channel_id))
+
+    def _hgetall(self, address: Address, parse: Callable[[Any], T]) -> Command[T]:
+        return Command("get", address.session, address.slot, (b"HGETALL", address.session), parse, resend=True)
+
+    def _touch(self, at: Address, ttl_ms: Argument) -> Command[bool]:
+        parse = partial(was_there, at.session, None)
+        return _script("touch", at.slot, (at.session, at.index), (at.member, ttl_ms), parse, resend=True)
+
     def _merge(
         self,
         address: Address,
@@ -270,23 +315,27 @@ class Commands:
         elif expires_at is not KEEP:
             deadline = to_micros(expires_at, "expires_at")
         args: list[Argument] = [
+            b"EVALSHA",
+            _UPDATE.sha,
+            2,
+            address.session,
+            address.index,
             address.member,
             address.owner,
             self._ttl_ms,
-            _version(expected_version),
+            b"" if expected_version is None else _version(expected_version),
             1 if create and since_version is None else 0,
-            _version(since_version),
+            b"" if since_version is None else _version(since_version),
             deadline,
             self.max_bytes,
             len(removed),
         ]
-        args += [name.encode("utf-8", "surrogatepass") for name in removed]
-        args += chain.from_iterable(fields.items())
-        return self._write("update", address, args, expected_version)
-
-    def _write(self, name: str, at: Address, args: Iterable[Argument], expected: int | None) -> Command[int]:
-        parse = partial(version_of, at.session, expected, self.max_bytes)
-        return _script(name, at.slot, (at.session, at.index), args, parse, resend=False)
+        if removed:
+            args += [name.encode("utf-8", "surrogatepass") for name in removed]
+        for item in fields.items():
+            args += item
+        parse = partial(version_of, address.session, expected_version, self.max_bytes)
+        return Command("update", address.session, address.slot, tuple(args), parse, False, _UPDATE)
 
     def _parse_scan(self, reply: Any) -> tuple[int, list[tuple[str, str]]]:
         cursor, keys = reply

@@ -63,31 +63,31 @@ class Guard:
     """Keeps a store to one event loop, and closed once it is closed.
 
     Its futures belong to the loop they were made in, and the sockets of a process are not for its forks.
+
+    Attributes:
+        loop: Where the store may be used without another look: its event loop, while it is open.
     """
 
     def __init__(self) -> None:
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self.loop: asyncio.AbstractEventLoop | None = None
+        self._home: asyncio.AbstractEventLoop | None = None
         self._is_closed = False
 
     def enter(self) -> bool:
-        """To be called before each use; gives whether this is the first.
+        """To be called before each use where the running loop is not ``loop``; gives whether this is the first use.
 
         Raises:
             SessionError: the store is closed, or was used in another event loop or process.
         """
-        try:
-            loop = asyncio.get_running_loop()
-        except RuntimeError:
-            # asyncio takes the loop away from the child of a fork.
-            raise SessionError(_ELSEWHERE) from None
-        if loop is self._loop and not self._is_closed:
-            return False
+        # Without raising: asyncio takes the loop away from the child of a fork.
+        running = asyncio._get_running_loop()
+        if self._home is not None and self._home is not running:
+            raise SessionError(_ELSEWHERE)
         if self._is_closed:
             raise SessionError("this store is closed; make a new one")
-        if self._loop is not None:
-            raise SessionError(_ELSEWHERE)
-        self._loop = loop
-        return True
+        is_first = self._home is None
+        self.loop = self._home = running
+        return is_first
 
     def close(self) -> bool:
         """Lets nothing in any more; gives whether it did until now.
@@ -97,8 +97,9 @@ class Guard:
         """
         if self._is_closed:
             return False
-        if self._loop is not None:
+        if self._home is not None:
             self.enter()
+        self.loop = None
         self._is_closed = True
         return True
 

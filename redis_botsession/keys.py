@@ -13,7 +13,6 @@ from __future__ import annotations
 import re
 from binascii import crc_hqx
 from dataclasses import dataclass
-from functools import lru_cache
 from hashlib import blake2b
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
@@ -23,8 +22,6 @@ Id = str | int
 _SURROGATES = "surrogatepass"
 _FORBIDDEN_IN_PREFIX = re.compile(r"[{}*?\[\]\\]")
 _PLAIN = re.compile(r"[A-Za-z0-9._-]+")
-#: Sessions whose keys are remembered, some 700 bytes each: what is loaded is mostly saved soon.
-_REMEMBERED = 8192
 _AFTER_PREFIX = re.compile(rb"\{([A-Za-z0-9._%-]+)\}:([A-Za-z0-9._%-]+)")
 
 
@@ -126,8 +123,6 @@ class Keys:
         self._prefix = prefix.encode("utf-8", _SURROGATES)
         #: MATCH pattern of all session keys under the prefix.
         self.pattern = self._prefix + b"{*}:*"
-        # By type, since 1 and True are equal.
-        self._remembered = lru_cache(_REMEMBERED, typed=True)(self._locate)
 
     def locate(self, user_id: Id, channel_id: Id) -> Address:
         """Where the session of these two is.
@@ -135,26 +130,11 @@ class Keys:
         Raises:
             TypeError, ValueError: not ids.
         """
-        try:
-            return self._remembered(user_id, channel_id)
-        except TypeError:
-            # Of something that is not even hashable, this says what it is.
-            return self._locate(user_id, channel_id)
-
-    def _locate(self, user_id: Id, channel_id: Id) -> Address:
         user = normal_id(user_id, "user_id")
         channel = normal_id(channel_id, "channel_id")
         key = self.session(user, channel)
-        return Address(
-            user,
-            channel,
-            key,
-            self.index(user),
-            member(channel),
-            owner_tag(key),
-            slot_of(user),
-            key.decode("utf-8", "backslashreplace"),
-        )
+        name = key.decode("utf-8", "backslashreplace")
+        return Address(user, channel, key, self.index(user), member(channel), owner_tag(key), slot_of(user), name)
 
     def index(self, user_id: str) -> bytes:
         """The key of the sorted set of ``user_id``'s channels."""

@@ -17,7 +17,7 @@ MAX_DEPTH = 32
 SURROGATES = "surrogatepass"
 SCALARS = frozenset({type(None), bool, int, float, str, bytes})
 #: Types whose values never change and have nothing inside that could.
-IMMUTABLE: frozenset[type] = SCALARS | ENCODERS.keys()
+IMMUTABLE: frozenset[type] = SCALARS.union(ENCODERS)
 CONTAINER_TYPES: frozenset[type] = frozenset({dict, list, tuple, set, frozenset})
 TOO_DEEP = f"nested deeper than {MAX_DEPTH} levels"
 _KEY_TYPES = frozenset({str, int, bytes})

@@ -96,9 +96,13 @@ class PipelinedExecutor:
         await asyncio.gather(*(connection.aclose() for connection in self._connections))
 
     def _connection(self, command: Command[Any]) -> PipelinedConnection:
+        if asyncio._get_running_loop() is not self._guard.loop:
+            self._enter()
+        return self._connections[command.slot % self._count]
+
+    def _enter(self) -> None:
         if self._guard.enter():
             self._connections = [self._connect() for _ in range(self._count)]
-        return self._connections[command.slot % self._count]
 
 
 def _forget(promise: asyncio.Future[Any]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+from itertools import chain
 from typing import Any, Final
 
 from .codec import Codec
@@ -18,6 +19,7 @@ BORN: Final = b"\xffb"
 EXPIRES_AT: Final = b"\xffe"
 OWNER: Final = b"\xffo"
 SIZE: Final = b"\xffs"
+_FIRST: Final = [VERSION, SIZE, CREATED_AT, OWNER]
 
 
 class Status(enum.IntEnum):
@@ -37,39 +39,55 @@ def text_of(key: bytes) -> str:
 
 
 def session_of(address: Address, codec: Codec, max_bytes: int, reply: Any) -> BotSession | None:
-    """The session in the reply to HGETALL; None if there is none. Raises what ``loaded_of`` raises."""
-    loaded = loaded_of(address, codec, max_bytes, reply)
-    return None if loaded is None else loaded[0]
-
-
-def loaded_of(address: Address, codec: Codec, max_bytes: int, reply: Any) -> Loaded | None:
-    """The session in the reply to HGETALL, and its fields as they are stored; None if there is none.
+    """The session in the reply to HGETALL; None if there is none.
 
     Raises:
         CorruptSession: what is there is not the session of this address, or is damaged.
         SessionTooLarge: more than ``max_bytes`` bytes.
     """
+    loaded = _read(address, codec, max_bytes, reply)
+    return None if loaded is None else loaded[0]
+
+
+def loaded_of(address: Address, codec: Codec, max_bytes: int, reply: Any) -> Loaded | None:
+    """The same, with its fields as they are stored."""
+    loaded = _read(address, codec, max_bytes, reply)
+    return None if loaded is None else (loaded[0], dict(zip(loaded[1], loaded[2], strict=True)))
+
+
+def _read(address: Address, codec: Codec, max_bytes: int, reply: Any) -> tuple[BotSession, list[bytes], list[bytes]] | None:
     # RESP2 gives a flat list, RESP3 a dict.
-    fields: dict[bytes, bytes] = reply if isinstance(reply, dict) else dict(zip(reply[::2], reply[1::2], strict=True))
-    if not fields:
+    flat: list[bytes] = reply if type(reply) is list else [*chain.from_iterable(reply.items())]
+    if not flat:
         return None
-    key = address.session
-    take = fields.pop
-    if take(OWNER, None) != address.owner:
-        raise _corrupt(key, OWNER, "this hash is not the session of this user and channel")
+    names, packed = flat[::2], flat[1::2]
+    version: bytes | None
+    created: bytes | None
+    owner: bytes | None
+    expires: bytes | None
+    if names[:4] == _FIRST and BORN not in names and EXPIRES_AT not in names:
+        # As the scripts write it. (A server that keeps a long hash otherwise gives its fields in any order.)
+        version, _, created, owner, expires = *packed[:4], None
+        del names[:4], packed[:4]
+    else:
+        fields = dict(zip(names, packed, strict=True))
+        version, created, owner, expires = map(fields.get, (VERSION, CREATED_AT, OWNER, EXPIRES_AT))
+        for name in (VERSION, CREATED_AT, OWNER, EXPIRES_AT, BORN, SIZE):
+            fields.pop(name, None)
+        names, packed = list(fields), list(fields.values())
+    if owner != address.owner:
+        raise _corrupt(address.session, OWNER, "this hash is not the session of this user and channel")
+    if version is None or created is None:
+        raise _corrupt(address.session, VERSION if version is None else CREATED_AT, "it is missing")
     try:
-        version = int(fields[VERSION])
-        created_at = from_micros(int(fields[CREATED_AT]))
-        updated_at = from_micros(version)
-        expires_at = from_micros(int(fields[EXPIRES_AT])) if EXPIRES_AT in fields else None
-    except (KeyError, ValueError, OverflowError) as error:
-        raise _damage(key, fields) from error
-    del fields[VERSION], fields[CREATED_AT]
-    take(EXPIRES_AT, None)
-    take(BORN, None)
-    take(SIZE, None)
-    data = codec.decode(fields, max_bytes=max_bytes, key=address.name)
-    return BotSession(address.user, address.channel, data, created_at, updated_at, expires_at, version), fields
+        number = int(version)
+        created_at = from_micros(int(created))
+        updated_at = from_micros(number)
+        expires_at = None if expires is None else from_micros(int(expires))
+    except (ValueError, OverflowError) as error:
+        raise _damage(address.session, {VERSION: version, CREATED_AT: created, EXPIRES_AT: expires}) from error
+    data = codec.decode_lists(names, packed, max_bytes=max_bytes, key=address.name)
+    return BotSession(address.user, address.channel, data, created_at, updated_at, expires_at, number), names, packed
 
 
 def version_of(key: bytes, expected: int | None, max_bytes: int, reply: Any) -> int:
@@ -138,13 +156,11 @@ def _corrupt(key: bytes, field: bytes, reason: str) -> CorruptSession:
     return CorruptSession(f"session {name}: field {label}: {reason}; delete the session, or set it anew", key=name, field=label)
 
 
-def _damage(key: bytes, fields: dict[bytes, bytes]) -> CorruptSession:
-    """Which of the fields is no time, and why."""
-    for field in (VERSION, CREATED_AT, EXPIRES_AT):
-        if field not in fields and field != EXPIRES_AT:
-            return _corrupt(key, field, "it is missing")
+def _damage(key: bytes, times: dict[bytes, bytes | None]) -> CorruptSession:
+    """Which of these fields is no time, and why."""
+    for field, raw in times.items():
         try:
-            from_micros(int(fields[field]))
+            from_micros(int(raw or 0))
         except ValueError:
             return _corrupt(key, field, "it is not a number")
         except OverflowError:
