@@ -55,7 +55,7 @@ class SessionStore(CommandStore):
         codec: Codec | None = None,
         max_bytes: int = DEFAULT_MAX_BYTES,
         timeout: float = 10.0,
-        max_connections: int = 2,
+        max_connections: int = 4,
         max_in_flight: int = 1024,
         **options: Any,
     ) -> Self:

@@ -33,6 +33,7 @@ with_seed = pytest.mark.parametrize("seed", [pytest.param(SEED, id=f"seed={SEED}
 TASKS = 40
 SHARED_USERS = [f"shared-{number}" for number in range(6)]
 KEYS = [f"key-{number}" for number in range(5)]
+CONNECTIONS = 2
 MAX_BYTES = 32 << 20
 #: Seconds after which a call is cancelled, at most; one of these. A round trip takes about one millisecond.
 LATEST_CANCEL = (0.001, 0.005, 0.03)
@@ -298,14 +299,16 @@ def filler(number: int, size: int) -> bytes:
 async def test_whoever_is_cancelled_nobody_else_notices(protocol: int, seed: str, newest_url: str, prefix: str) -> None:
     async with (
         FaultProxy(newest_url, seed, faults(CALM, protocol)) as proxy,
-        SessionStore.from_url(proxy.url, prefix=prefix, protocol=protocol, max_bytes=MAX_BYTES) as store,
+        SessionStore.from_url(
+            proxy.url, prefix=prefix, protocol=protocol, max_bytes=MAX_BYTES, max_connections=CONNECTIONS
+        ) as store,
     ):
         soak = Soak(store, seed)
         await soak.run(OPERATIONS // 2)
         assert soak.ended.keys() == {"done", "cancelled"}
         assert proxy.made.keys() == CALM.keys() | PUSHES[protocol].keys()
         # The connections of the store, never made anew.
-        assert proxy.connections == 2
+        assert proxy.connections == CONNECTIONS
         assert soak.stray == []
 
 
@@ -315,12 +318,14 @@ async def test_late_replies_go_to_nobody(protocol: int, seed: str, newest_url: s
     late = {"delay": 0.2, "longest_delay": 0.1}
     async with (
         FaultProxy(newest_url, seed, faults({**CALM, **late}, protocol)) as proxy,
-        SessionStore.from_url(proxy.url, prefix=prefix, protocol=protocol, max_bytes=MAX_BYTES, timeout=0.05) as store,
+        SessionStore.from_url(
+            proxy.url, prefix=prefix, protocol=protocol, max_bytes=MAX_BYTES, timeout=0.05, max_connections=CONNECTIONS
+        ) as store,
     ):
         soak = Soak(store, seed, errors=(OutcomeUnknown, redis.TimeoutError))
         await soak.run(OPERATIONS // 20)
         assert soak.ended.keys() == {"done", "cancelled", "unknown", "failed"}
-        assert proxy.connections == 2
+        assert proxy.connections == CONNECTIONS
         assert soak.stray == []
 
 
