@@ -43,7 +43,7 @@ if expected_version ~= '' then
 end
 
 local micros, now_ms = clock()
-local deadline, passed = deadline_of(expires_at ~= '' and expires_at, ttl_ms, now_ms)
+local deadline, slack_ms, passed = deadline_of(expires_at ~= '' and expires_at, ttl_ms, now_ms)
 if passed then
   remove(session, index, member, now_ms)
   return {2, 0}
@@ -74,5 +74,5 @@ if exists then
     end
   end
 end
-write(session, index, member, exists, deadline, now_ms, fields, dropped)
+write(session, index, member, exists, deadline, slack_ms, now_ms, fields, dropped)
 return {1, tonumber(new)}

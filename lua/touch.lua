@@ -25,10 +25,13 @@ if expires_at and not is_time(expires_at) then
   expires_at = false
 end
 local _, now_ms = clock()
-local deadline = deadline_of(expires_at, ttl_ms, now_ms)
+local deadline, slack_ms = deadline_of(expires_at, ttl_ms, now_ms)
 
-redis.call('ZADD', index, deadline or '+inf', member)
-reindex(index, now_ms)
+local score, is_entered = score_of(index, member, deadline, slack_ms)
+if not is_entered then
+  redis.call('ZADD', index, score, member)
+  reindex(index, now_ms)
+end
 if not deadline then
   redis.call('PERSIST', session)
 elseif not expires_at then

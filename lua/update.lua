@@ -72,7 +72,7 @@ if expires_at == '-' then
 elseif expires_at ~= '' then
   own = expires_at
 end
-local deadline, passed = deadline_of(own, ttl_ms, now_ms)
+local deadline, slack_ms, passed = deadline_of(own, ttl_ms, now_ms)
 if passed then
   remove(session, index, member, now_ms)
   return {2, 0}
@@ -114,5 +114,5 @@ end
 for i = 1, #fields do
   all[#all + 1] = fields[i]
 end
-write(session, index, member, exists, deadline, now_ms, all, dropped)
+write(session, index, member, exists, deadline, slack_ms, now_ms, all, dropped)
 return {1, tonumber(new)}

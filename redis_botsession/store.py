@@ -22,7 +22,8 @@ class SessionStore(CommandStore):
     Closing the store finishes what is in flight, and closes the connections that ``from_url`` made.
 
     Args:
-        client: A ``redis.asyncio.Redis`` without ``decode_responses``. It stays yours: ``aclose`` does not close it.
+        client: A ``redis.asyncio.Redis`` without ``decode_responses``. It stays yours: ``aclose`` does not close it. (A
+            ``PipelinedExecutor`` is what ``from_url`` gives; that is closed.)
         prefix: What all keys begin with; no braces, no glob characters. Give each bot its own.
         ttl: The rolling TTL that every write and touch renews: seconds, a timedelta, or None for no expiry.
         codec: Packs the values; give one with your own types registered.

@@ -18,6 +18,7 @@ import redis.asyncio
 import uvloop
 
 from redis_botsession import OutcomeUnknown, SessionError, SessionStore
+from redis_botsession.commands import BINDINGS
 from redis_botsession.embedded import LocalServer, find_server
 from redis_botsession.testing.harness import eventually, load
 
@@ -68,6 +69,13 @@ async def test_the_commands_of_a_user_are_in_order(newest_url: str, prefix: str)
         session = await reading
         assert session is not None
         assert session.data == {"n": "last"}
+
+
+async def test_a_connection_begins_with_making_the_scripts_known() -> None:
+    with LocalServer(find_server(), tcp=True) as server:
+        async with redis.asyncio.Redis.from_url(server.url) as client, SessionStore.from_url(server.url) as store:
+            assert await store.get("u", "c") is None
+            assert all(await client.script_exists(*(binding.script.sha.decode() for binding in BINDINGS.values())))
 
 
 @pytest.mark.parametrize("connections", [1, 3])

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import redis
 import trustme
+import uvloop
 
 from redis_botsession import SessionStore
 from redis_botsession.embedded import LocalServer, ServerFailed
-from redis_botsession.testing.harness import load
 
 from .servers import CI, WHEELS
 
@@ -55,10 +56,16 @@ def tls_url(certificates: Path) -> Iterator[str]:
         local.stop()
 
 
-async def test_a_session_over_tls(tls_url: str, certificates: Path) -> None:
-    async with SessionStore.from_url(tls_url, ssl_ca_certs=str(certificates / "ca.pem")) as store:
-        await store.update("u", "c", {"n": 1})
-        assert (await load(store)).data == {"n": 1}
+@pytest.mark.parametrize("loop", [asyncio.new_event_loop, uvloop.new_event_loop])
+def test_sessions_over_tls(loop: Callable[[], asyncio.AbstractEventLoop], tls_url: str, certificates: Path) -> None:
+    async def use() -> None:
+        async with SessionStore.from_url(tls_url, ssl_ca_certs=str(certificates / "ca.pem")) as store:
+            await asyncio.gather(*(store.update(user, "c", {"n": user, "raw": b"x" * 200_000}) for user in range(20)))
+            sessions = await asyncio.gather(*(store.get(user, "c", touch=True) for user in range(20)))
+            assert [session and session.data["n"] for session in sessions] == list(range(20))
+
+    with asyncio.Runner(loop_factory=loop) as runner:
+        runner.run(use())
 
 
 async def test_a_server_with_an_unknown_certificate_is_refused(tls_url: str) -> None:

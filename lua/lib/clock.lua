@@ -12,13 +12,14 @@ local function is_time(text)
 end
 
 -- When a session ends, as milliseconds since 1970 in text, or false for never: at its own expires_at (microseconds since
--- 1970 as text, or false) if it has one, else by the rolling TTL. The second result says whether that has passed.
+-- 1970 as text, or false) if it has one, else by the rolling TTL. Then how much longer its entry in the index may live, in
+-- milliseconds, and whether the end has passed.
 local function deadline_of(expires_at, ttl_ms, now_ms)
   if expires_at then
     local at = math.ceil(tonumber(expires_at) / 1000)
-    return string.format('%.0f', at), at <= tonumber(now_ms)
+    return string.format('%.0f', at), 0, at <= tonumber(now_ms)
   elseif ttl_ms ~= '' then
-    return string.format('%.0f', now_ms + ttl_ms), false
+    return string.format('%.0f', now_ms + ttl_ms), math.floor(ttl_ms / 16), false
   end
-  return false, false
+  return false, 0, false
 end
