@@ -47,6 +47,10 @@ class ThisStore(Contender):
     async def update(self, user: int, key: str, value: object) -> None:
         await self._store.update(user, CHANNEL, {key: value})
 
+    async def cycle(self, user: int, key: str, value: object) -> None:
+        await self._store.get(user, CHANNEL)
+        await self._store.update(user, CHANNEL, {key: value})
+
 
 class LiveSession(ThisStore):
     """``async with store.session(...)`` (README, "The live session"): what the middleware does; renews the TTL, too."""

@@ -26,8 +26,7 @@ from .packing import (
     Packing,
     Registered,
     TooManyBytesError,
-    check,
-    is_flat_list,
+    check_loaded,
     reason_of,
     show,
 )
@@ -170,11 +169,11 @@ class Codec:
         if count and size > max_bytes:
             raise too_large(key, size, max_bytes)
         try:
-            return self._decode_at_once(names, joined, count, max_bytes)
+            return self._decode_at_once(names, joined, count)
         except Exception:  # noqa: BLE001 - which field it is shows below
-            return self._decode_one_by_one(names, packed, max_bytes, key)
+            return self._decode_one_by_one(names, packed, key)
 
-    def _decode_at_once(self, names: list[bytes], joined: bytes, count: int, max_bytes: int) -> dict[str, Any]:
+    def _decode_at_once(self, names: list[bytes], joined: bytes, count: int) -> dict[str, Any]:
         if not count:
             return {}
         length = 2 * count - 1
@@ -185,16 +184,16 @@ class Codec:
             raise CodecError("a field that is not one value")
         if not SCALARS.issuperset(map(type, values)):
             for value in values:
-                if type(value) not in SCALARS and not is_flat_list(value):
+                if type(value) not in self._leaves:
                     # What was loaded can be saved: others may have stored what only looks like ours.
-                    check(value, self._leaves, max_bytes)
+                    check_loaded(value, self._leaves)
         return dict(zip(map(bytes.decode, names), values, strict=True))
 
-    def _decode_one_by_one(self, names: list[bytes], packed: list[bytes], max_bytes: int, key: str | None) -> dict[str, Any]:
+    def _decode_one_by_one(self, names: list[bytes], packed: list[bytes], key: str | None) -> dict[str, Any]:
         data: dict[str, Any] = {}
         for field, value in zip(names, packed, strict=True):
             try:
-                data[field.decode("utf-8", SURROGATES)] = self._unpack(value, max_bytes)
+                data[field.decode("utf-8", SURROGATES)] = self._unpack(value)
             except Exception as error:
                 name = field.decode("utf-8", "backslashreplace")
                 raise CorruptSession(
@@ -214,11 +213,10 @@ class Codec:
         packing.start(max_bytes)
         return packing
 
-    def _unpack(self, packed: bytes, max_bytes: int) -> Any:
+    def _unpack(self, packed: bytes) -> Any:
         value = self._unpack_below(packed, 0)
-        if type(value) not in SCALARS:
-            # What was loaded can be saved: others may have stored what only looks like ours.
-            check(value, self._leaves, max_bytes)
+        if type(value) not in self._leaves:
+            check_loaded(value, self._leaves)
         return value
 
     def _unpack_below(self, packed: bytes, depth: int) -> Any:

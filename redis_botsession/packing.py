@@ -135,9 +135,32 @@ class Packing:
         return Ext.REGISTERED, pack([registered.tag, content])
 
 
-def is_flat_list(value: Any) -> bool:
-    """Whether it is a list of what has nothing inside: no check finds anything there."""
-    return type(value) is list and SCALARS.issuperset(map(type, value))
+def check_loaded(value: Any, leaves: frozenset[type]) -> None:
+    """``check`` for what has just been unpacked, which is no larger than its bytes were: of types, keys and depth alone.
+
+    Raises:
+        CodecError: a type or a depth that cannot be stored.
+    """
+    level: list[Any] = [value]
+    for depth in count():
+        below: list[Any] = []
+        for item in level:
+            kind = type(item)
+            if kind is dict:
+                if not _KEY_TYPES.issuperset(map(type, item)):
+                    raise CodecError("a dict with a key that is not str, int or bytes")
+                items: Iterable[Any] = item.values()
+            elif kind in CONTAINER_TYPES:
+                items = item
+            else:
+                raise CodecError(f"no encoding for {kind.__qualname__}; {_hint(kind)}")
+            if not leaves.issuperset(map(type, items)):
+                below += [inner for inner in items if type(inner) not in leaves]
+        if not below:
+            return
+        if depth + 1 == MAX_DEPTH:
+            raise CodecError(TOO_DEEP)
+        level = below
 
 
 def check(value: Any, leaves: frozenset[type], max_bytes: int) -> None:
