@@ -113,7 +113,7 @@ async def _connect(url: str, notes: str) -> Backend:
                 url, socket_timeout=PATIENCE, socket_connect_timeout=PATIENCE, retry=Retry(NoBackoff(), 0)
             )
             stack.push_async_callback(client.aclose)
-            store = WatchedStore.from_url(url, prefix=PREFIX)
+            store = WatchedStore.from_url(url, prefix=PREFIX, timeout=3)
             stack.push_async_callback(store.aclose)
             await client.ping()
             stack.pop_all()

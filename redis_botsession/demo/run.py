@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -77,6 +78,8 @@ def run(*, url: str | None, data: Path | None, user: str, channel: str) -> int:
         The exit status: 0; 1 if there is nothing to run on, or a message in a pipe could not be handled; 128 and the number
         of the signal that has ended it, so 130 after Ctrl-C.
     """
+    # What happens to its connections, the demo tells in its own words.
+    logging.getLogger("redis_botsession").addHandler(logging.NullHandler())
     terminal = Terminal()
     loop = Loop()
     try:

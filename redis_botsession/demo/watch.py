@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ..session import KEEP, BotSession
+from ..changes import Changes
+from ..session import KEEP, BotSession, Loaded
 from ..store import SessionStore
 
 if TYPE_CHECKING:
@@ -24,16 +25,16 @@ class WatchedStore(SessionStore):
         super().__init__(client, **options)
         self.calls: list[str] = []
 
-    async def get(self, *args: Any, **options: Any) -> BotSession | None:
+    async def load_packed(self, *args: Any, **options: Any) -> Loaded | None:
         self.calls.append("load")
-        return await super().get(*args, **options)
+        return await super().load_packed(*args, **options)
 
-    async def update(self, user_id: Any, channel_id: Any, changes: Mapping[str, Any], **options: Any) -> int:
-        sent = [*changes, *(f"-{name}" for name in sorted(options.get("remove", ())))]
-        if options.get("expires_at", KEEP) is not KEEP:
+    async def save_packed(self, user_id: Any, channel_id: Any, changes: Changes, **options: Any) -> int:
+        sent = [*changes.changed, *(f"-{name}" for name in sorted(changes.removed))]
+        if changes.expires_at is not KEEP:
             sent.append("expires_at")
         self.calls.append(f"save {', '.join(sent)}")
-        return await super().update(user_id, channel_id, changes, **options)
+        return await super().save_packed(user_id, channel_id, changes, **options)
 
     async def delete(self, *args: Any, **options: Any) -> bool:
         self.calls.append("delete")
