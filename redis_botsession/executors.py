@@ -114,7 +114,6 @@ class ClientExecutor:
 
     Args:
         client: A ``redis.asyncio.Redis`` (``Sentinel.master_for`` gives one, too) or fakeredis's ``FakeAsyncRedis``.
-        owned: Whether ``aclose`` closes the client.
         max_concurrency: Connections used at once; default: 32, or what the client's pool has if that is less.
 
     Raises:
@@ -122,10 +121,9 @@ class ClientExecutor:
         ValueError: the client decodes replies.
     """
 
-    def __init__(self, client: Any, *, owned: bool = False, max_concurrency: int = MAX_CONCURRENCY) -> None:
+    def __init__(self, client: Any, *, max_concurrency: int = MAX_CONCURRENCY) -> None:
         _check(client)
         self._client = client
-        self._owned = owned
         self._limit = min(max_concurrency, client.connection_pool.max_connections)
         self._slots = asyncio.Semaphore(self._limit)
         self._guard = Guard()
@@ -154,9 +152,6 @@ class ClientExecutor:
             return
         for _ in range(self._limit):
             await self._slots.acquire()
-        if self._owned:
-            await self._client.aclose()
-            await self._client.connection_pool.disconnect()
 
     async def _send(self, commands: Sequence[Command[Any]], requests: Sequence[tuple[Argument, ...]]) -> list[Any]:
         """One round trip; error replies are returned. Sent once more if the connection was lost and that does no harm."""

@@ -8,13 +8,12 @@ from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from types import TracebackType
-from typing import Any, Self
-from urllib.parse import urlsplit
+from typing import Any
 
 from redis_botsession.pipeline import Call, Pipeline, Promise
 
-READ_SIZE = 1 << 20
+from .proxy import READ_SIZE, Passage, Proxy
+
 #: The last reply before the connection is the client's: nothing is added or lost earlier.
 HANDSHAKE_END = b"+PONG\r\n"
 #: What makes a reply too many or too few.
@@ -54,92 +53,35 @@ class Faults:
     refuse: float = 0.0
 
 
-class FaultProxy:
-    """Forwards to the server at ``url``, both ways at once; listens on a free port of 127.0.0.1.
+class FaultProxy(Proxy):
+    """Does to requests and replies what ``faults`` says.
 
     Attributes:
-        url: Where to connect instead.
         faults: How likely is what; may be changed at any time.
         made: How many of each there were.
-        connections: How many were accepted.
     """
 
     def __init__(self, url: str, seed: object, faults: Faults | None = None) -> None:
-        target = urlsplit(url)
-        self._host, self._port, self._path = target.hostname, target.port, target.path
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._writers: set[asyncio.StreamWriter] = set()
+        super().__init__(url)
         self._dice = random.Random(str(seed))  # noqa: S311 - a test that can be repeated
-        self.url = ""
         self.faults = faults or Faults()
         self.made: Counter[str] = Counter()
-        self.connections = 0
 
-    async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
-        port = self._server.sockets[0].getsockname()[1]
-        self.url = f"redis://127.0.0.1:{port}{self._path}"
-        return self
+    def lets_in(self) -> bool:
+        return not self._draw("refuse")
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self._server.close()
-        # What was being accepted is, now.
-        for _ in range(5):
-            await asyncio.sleep(0)
-        while self._tasks:
-            for task in self._tasks:
-                task.cancel()
-            await asyncio.gather(*self._tasks, return_exceptions=True)
-        for writer in self._writers:
-            writer.transport.abort()
-        await asyncio.sleep(0)
-
-    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        # Not in the task: one that is cancelled before it begins would leave it open.
-        self._writers.add(writer)
-        task = asyncio.get_running_loop().create_task(self._serve(reader, writer))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.connections += 1
-        if self._draw("refuse"):
-            writer.transport.abort()
-            return
-        try:
-            server_reader, server_writer = await asyncio.open_connection(self._host, self._port)
-            ways = [
-                asyncio.ensure_future(self._forward_requests(reader, server_writer)),
-                asyncio.ensure_future(self._forward_replies(server_reader, writer)),
-            ]
-            try:
-                await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
-            finally:
-                for way in ways:
-                    way.cancel()
-                await asyncio.gather(*ways, return_exceptions=True)
-                # What was forwarded still reaches the server.
-                server_writer.close()
-        except asyncio.CancelledError:
-            return
-        finally:
-            writer.transport.abort()
-            self._writers.discard(writer)
-
-    async def _forward_requests(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        while requests := await reader.read(READ_SIZE):
-            writer.write(requests)
+    async def forward_requests(self, passage: Passage) -> None:
+        while requests := await passage.from_client.read(READ_SIZE):
+            passage.to_server.write(requests)
             if self._draw("cut"):
                 return
-            await writer.drain()
+            await passage.to_server.drain()
 
-    async def _forward_replies(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def forward_replies(self, passage: Passage) -> None:
         received = bytearray()
         earlier: deque[bytes] = deque(maxlen=16)
         is_connecting, is_in_step = True, True
-        while data := await reader.read(READ_SIZE):
+        while data := await passage.from_server.read(READ_SIZE):
             received += data
             forwarded = []
             start = 0
@@ -156,7 +98,7 @@ class FaultProxy:
                     forwarded.append(self._tampered(reply, fault, earlier))
                     earlier.append(reply)
             del received[:start]
-            await self._send(b"".join(forwarded), writer)
+            await self._send(b"".join(forwarded), passage.to_client)
 
     def _tampered(self, reply: bytes, fault: str | None, earlier: Sequence[bytes]) -> bytes:
         match fault:

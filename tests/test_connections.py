@@ -19,19 +19,19 @@ from redis_botsession import BotSession, OutcomeUnknown, SessionError, SessionSt
 from redis_botsession.embedded import LocalServer, find_server
 from redis_botsession.testing.harness import eventually, load
 
-from .proxy import Proxy
+from .proxy import LosingProxy
 
 Call = Callable[[SessionStore], Awaitable[object]]
 
 
 @pytest.fixture
-async def proxy(newest_url: str) -> AsyncIterator[Proxy]:
-    async with Proxy(newest_url) as proxy:
+async def proxy(newest_url: str) -> AsyncIterator[LosingProxy]:
+    async with LosingProxy(newest_url) as proxy:
         yield proxy
 
 
 @pytest.fixture(params=["from_url", "client"])
-async def flaky(request: pytest.FixtureRequest, proxy: Proxy, prefix: str) -> AsyncIterator[SessionStore]:
+async def flaky(request: pytest.FixtureRequest, proxy: LosingProxy, prefix: str) -> AsyncIterator[SessionStore]:
     """A store behind the proxy; "client" is a user's, with redis-py's default of ten retries."""
     if request.param == "from_url":
         async with SessionStore.from_url(proxy.url, prefix=prefix, timeout=3) as store:
@@ -63,7 +63,7 @@ WRITES: dict[str, Call] = {
 
 @pytest.mark.parametrize("write", WRITES.values(), ids=WRITES)
 async def test_a_write_without_a_reply_is_not_sent_again(
-    write: Call, flaky: SessionStore, direct: SessionStore, proxy: Proxy
+    write: Call, flaky: SessionStore, direct: SessionStore, proxy: LosingProxy
 ) -> None:
     # The scripts are loaded: a NOSCRIPT would be the reply that is lost.
     await write(direct)
@@ -96,7 +96,7 @@ RESENT: dict[str, tuple[Call, bytes, object]] = {
 
 @pytest.mark.parametrize(("call", "needle", "result"), RESENT.values(), ids=RESENT)
 async def test_what_does_no_harm_is_sent_again(
-    call: Call, needle: bytes, result: object, flaky: SessionStore, direct: SessionStore, proxy: Proxy
+    call: Call, needle: bytes, result: object, flaky: SessionStore, direct: SessionStore, proxy: LosingProxy
 ) -> None:
     await flaky.update("u", "c", {"n": 1})
     # The scripts are loaded: a NOSCRIPT would be the reply that is lost.
@@ -109,7 +109,7 @@ async def test_what_does_no_harm_is_sent_again(
     assert proxy.lose_replies == 0
 
 
-async def test_a_load_is_sent_again_with_its_touch(flaky: SessionStore, proxy: Proxy) -> None:
+async def test_a_load_is_sent_again_with_its_touch(flaky: SessionStore, proxy: LosingProxy) -> None:
     await flaky.update("u", "c", {"n": 1})
     for touch in (False, True):
         proxy.lose_replies = 1
@@ -121,7 +121,7 @@ async def test_a_load_is_sent_again_with_its_touch(flaky: SessionStore, proxy: P
         await flaky.get("u", "c")
 
 
-async def test_a_conditional_delete_is_not_sent_again(flaky: SessionStore, direct: SessionStore, proxy: Proxy) -> None:
+async def test_a_conditional_delete_is_not_sent_again(flaky: SessionStore, direct: SessionStore, proxy: LosingProxy) -> None:
     version = await flaky.update("u", "c", {"n": 1})
     await direct.delete("u", "none")
     proxy.lose_replies = 1
