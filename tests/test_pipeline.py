@@ -20,7 +20,7 @@ from redis_botsession.commands import Command
 from redis_botsession.pipeline import WRITE_SIZE, Call, OutOfStepError, Pipeline
 from redis_botsession.scripts import Script
 
-from .faults import PUSHES, ShiftingPipeline, end_of_reply
+from .streams import PUSHES, ShiftingPipeline, end_of_reply
 
 LOST = redis.ConnectionError("lost")
 #: How often a read is sent at most, when the connection is lost each time.
