@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 import select
@@ -23,6 +24,7 @@ import redis
 from redis_botsession import MemorySessionStore
 from redis_botsession.demo import Author, Bot, Channel, Context, Message, Profile, make_bot
 from redis_botsession.demo.console import duration, printable
+from redis_botsession.demo.loop import Loop
 from redis_botsession.embedded import LocalServer
 
 #: Seconds within which what must happen has happened, on the slowest machine.
@@ -389,6 +391,20 @@ def test_killed_in_the_middle_it_goes_on_where_it_was(tmp_path: Path) -> None:
         with redis.Redis.from_url(url) as left_behind, suppress(redis.RedisError):
             left_behind.shutdown()
         shutil.rmtree(Path(urlsplit(url).path).parent, ignore_errors=True)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_a_signal_between_two_messages_is_not_lost(number: signal.Signals) -> None:
+    with Loop() as loop:
+        loop.has_begun = True
+        # In the midst of other code it is not raised, where a destructor could swallow it, ...
+        signal.raise_signal(number)
+        # ... but where the user would be waited for.
+        with pytest.raises(KeyboardInterrupt):
+            loop.wait(lambda: pytest.fail("it waited"))
+        assert loop.signal == number
+        # What cleans up is not interrupted.
+        assert loop.run(asyncio.sleep(0, "done")) == "done"
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])

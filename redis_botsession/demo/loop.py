@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from types import FrameType, TracebackType
 from typing import Any, Self, TypeVar
 
@@ -16,14 +16,19 @@ _ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 class Loop:
     """Runs coroutines one after the other; Ctrl-C, SIGTERM and SIGHUP (of a closed window) are a ``KeyboardInterrupt``.
 
-    So what is on the stack is cleaned up, whichever of them it was. Use it with ``with``, in the main thread.
+    So what is on the stack is cleaned up, whichever it was. Once ``has_begun``, it is raised by ``run`` and ``wait`` only:
+    an exception in the midst of other code can end in a destructor, where Python drops it. Use it with ``with``, in the main
+    thread.
 
     Attributes:
         signal: The number of the last of these signals.
+        has_begun: Whether signals have to wait for the next ``run`` or ``wait``.
     """
 
     def __init__(self) -> None:
         self.signal: int = signal.SIGINT
+        self.has_begun = False
+        self._is_waiting = False
         self._runner = asyncio.Runner()
         self._task: asyncio.Task[Any] | None = None
         self._interrupted = False
@@ -48,8 +53,9 @@ class Loop:
             KeyboardInterrupt: a signal came, and ``work`` was cancelled.
         """
         loop = self._runner.get_loop()
-        self._interrupted = False
         self._task = task = loop.create_task(work)
+        if self._interrupted:
+            task.cancel()
         try:
             result = loop.run_until_complete(task)
         except asyncio.CancelledError:
@@ -63,8 +69,23 @@ class Loop:
             self._task = None
         raise self._end()
 
+    def wait(self, for_user: Callable[[], T]) -> T:
+        """Waits for the user; gives what ``for_user`` gives.
+
+        Raises:
+            KeyboardInterrupt: a signal came.
+        """
+        self._is_waiting = True
+        try:
+            if self._interrupted:
+                raise self._end()
+            return for_user()
+        finally:
+            self._is_waiting = False
+
     def ignore_signals(self) -> None:
         """Lets nothing interrupt what comes now."""
+        self._interrupted = False
         for number in _ENDING:
             signal.signal(number, signal.SIG_IGN)
 
@@ -75,8 +96,9 @@ class Loop:
 
     def _interrupt(self, number: int, frame: FrameType | None) -> None:
         self.signal = number
-        if self._task is None:
-            raise self._end()
-        # Raised here, it would tear apart whatever the loop is doing.
         self._interrupted = True
-        self._task.get_loop().call_soon_threadsafe(self._task.cancel)
+        if self._task is not None:
+            # Raised here, it would tear apart whatever the loop is doing.
+            self._task.get_loop().call_soon_threadsafe(self._task.cancel)
+        elif self._is_waiting or not self.has_begun:
+            raise self._end()

@@ -98,11 +98,12 @@ def run(*, url: str | None, data: Path | None, user: str, channel: str) -> int:
 
 
 def _talk(loop: Loop, terminal: Terminal, chat: Chat) -> int:
+    loop.has_begun = True
     if terminal.interactive:
         terminal.note("/help lists the commands; /quit, Ctrl-D or Ctrl-C leaves.")
     terminal.show(loop.run(chat.say("/start")))
     while not chat.is_over:
-        line = terminal.read()
+        line = loop.wait(terminal.read)
         if line is None:
             break
         if line.strip():
