@@ -4,6 +4,7 @@ from .base import BotSessionStore
 from .codec import Codec
 from .errors import (
     CorruptSession,
+    DurabilityUnproven,
     OutcomeUnknown,
     SerializationError,
     SessionError,
@@ -25,6 +26,7 @@ __all__ = [
     "BotSessionStore",
     "Codec",
     "CorruptSession",
+    "DurabilityUnproven",
     "MemorySessionStore",
     "OutcomeUnknown",
     "SerializationError",

@@ -109,15 +109,16 @@ class CommandStore(BotSessionStore):
     async def scan(self) -> AsyncIterator[tuple[str, str]]:
         """As in every store, by SCAN: never KEYS. Remembers what it gave (some 200 bytes a session): SCAN repeats itself."""
         seen: set[tuple[str, str]] = set()
-        cursor = 0
-        while True:
-            cursor, found = await self._executor.run(self._commands.scan(cursor))
-            for ids in found:
-                if ids not in seen:
-                    seen.add(ids)
-                    yield ids
-            if cursor == 0:
-                return
+        for server in await self._executor.primaries():
+            cursor = 0
+            while True:
+                cursor, found = await server.run(self._commands.scan(cursor))
+                for ids in found:
+                    if ids not in seen:
+                        seen.add(ids)
+                        yield ids
+                if cursor == 0:
+                    break
 
     async def size(self) -> int:
         count = 0

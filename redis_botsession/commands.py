@@ -96,6 +96,7 @@ class Command(Generic[T_co]):
         parse: From the reply (RESP2 or RESP3, not decoded) to the result; raises this package's errors.
         resend: Whether it does no harm to send it again when the connection was lost before the reply.
         script: The script that ``args`` calls with EVALSHA, for a server that does not know it yet.
+        is_durable: Whether it writes what replicas and disks may have to vouch for. Renewing a TTL does not.
     """
 
     name: str
@@ -105,13 +106,14 @@ class Command(Generic[T_co]):
     parse: Callable[[Any], T_co]
     resend: bool
     script: Script | None = None
+    is_durable: bool = False
 
     def with_source(self) -> Command[T_co]:
         """The same as EVAL: runs the script and makes it known to the server, in one go."""
         if self.script is None:
             raise ValueError(f"{self.name} calls no script")
         args = (b"EVAL", self.script.source, *self.args[2:])
-        return Command(self.name, self.key, self.slot, args, self.parse, self.resend)
+        return Command(self.name, self.key, self.slot, args, self.parse, self.resend, None, self.is_durable)
 
 
 class _Place:
@@ -335,7 +337,7 @@ class Commands:
         for item in fields.items():
             args += item
         parse = partial(version_of, address.session, expected_version, self.max_bytes)
-        return Command("update", address.session, address.slot, tuple(args), parse, False, _UPDATE)
+        return Command("update", address.session, address.slot, tuple(args), parse, False, _UPDATE, True)
 
     def _parse_scan(self, reply: Any) -> tuple[int, list[tuple[str, str]]]:
         cursor, keys = reply
@@ -352,7 +354,8 @@ def _script(
     resend: bool,
 ) -> Command[T]:
     script = BINDINGS[name].script
-    return Command(name, keys[0], slot, (b"EVALSHA", script.sha, len(keys), *keys, *args), parse, resend, script)
+    args = (b"EVALSHA", script.sha, len(keys), *keys, *args)
+    return Command(name, keys[0], slot, args, parse, resend, script, name != "touch")
 
 
 def outcome_unknown(

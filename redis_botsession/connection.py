@@ -9,18 +9,21 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from ssl import SSLCertVerificationError
-from typing import Any
+from typing import Any, Protocol
 
 import hiredis
 from redis.backoff import ExponentialWithJitterBackoff
-from redis.exceptions import AuthenticationError, AuthorizationError, NoPermissionError
+from redis.exceptions import AuthenticationError, AuthorizationError, BusyLoadingError, NoPermissionError, ResponseError
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from .commands import BINDINGS, Command
+from .durability import Durability
+from .errors import SessionError
 from .pipeline import Call, OutOfStepError, Pipeline
 
 logger = logging.getLogger("redis_botsession")
@@ -30,8 +33,47 @@ BACKOFF = ExponentialWithJitterBackoff(base=0.02, cap=1.0)
 #: Seconds that a transport gets to close in good order.
 CLOSING = 1.0
 
-# Among what redis-py calls connection errors: what no second attempt to connect mends.
-_FINAL = (AuthenticationError, AuthorizationError)
+#: Seconds without a byte while replies are due, after which a server that is none of ours any more is not waited for.
+_SUSPICIOUS = 0.2
+
+#: Gives a redis-py asyncio connection that is connected.
+Connect = Callable[[], Awaitable[Any]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """How connections are used.
+
+    Attributes:
+        timeout: Seconds that a call may take in all, connecting and sending again included.
+        silence: Seconds without a byte while replies are due, after which a connection counts as lost; None: never.
+        max_in_flight: Replies that may be due at once on a connection; calls beyond wait.
+        retire_on: Replies after which a connection is given up for another one.
+    """
+
+    timeout: float
+    silence: float | None
+    max_in_flight: int
+    retire_on: tuple[type[Exception], ...] = (BusyLoadingError,)
+
+
+class Dispatcher(Protocol):
+    """Knows more servers than the one a connection leads to."""
+
+    def stray(self, call: Call, error: Exception) -> None:
+        """Takes a call that this server does not serve, or that does not reach it."""
+        ...
+
+    def troubled(self, error: Exception) -> None:
+        """A connection was lost, or could not be made."""
+        ...
+
+
+def is_final(error: BaseException) -> bool:
+    """Whether no second attempt to connect mends this."""
+    return isinstance(error, (AuthenticationError, AuthorizationError)) or isinstance(
+        error.__context__, SSLCertVerificationError
+    )
 
 
 class PipelinedConnection:
@@ -40,33 +82,54 @@ class PipelinedConnection:
     It connects when there is something to send. Belongs to the event loop in which it is made.
 
     Args:
-        make: Makes a redis-py asyncio connection, not connected yet.
+        connect: Gives a redis-py asyncio connection that is connected.
         address: Where it leads to, for messages.
-        timeout: Seconds that a call may take in all, connecting and sending again included.
-        silence: Seconds without a byte while replies are due, after which the connection counts as lost; None: never.
-        max_in_flight: Replies that may be due at once; calls beyond wait.
+        settings: How it is used.
+        durability: What has to vouch for each write.
+        dispatcher: Gets the calls that this server does not serve. None: they wait for the server, or get its error.
     """
 
     def __init__(
-        self, make: Callable[[], Any], address: str, *, timeout: float, silence: float | None, max_in_flight: int
+        self,
+        connect: Connect,
+        address: str,
+        settings: Settings,
+        *,
+        durability: Durability | None = None,
+        dispatcher: Dispatcher | None = None,
     ) -> None:
-        self._make = make
+        self._open = connect
         self._address = address
-        self._timeout = timeout
-        self._silence = silence
+        self._timeout = timeout = settings.timeout
+        self._silence = silence = settings.silence
+        self._durability = durability
+        self._dispatcher = dispatcher
         self._loop = asyncio.get_running_loop()
-        self._pipeline = Pipeline(max_in_flight=max_in_flight)
+        self._pipeline = Pipeline(
+            max_in_flight=settings.max_in_flight,
+            durability=durability,
+            retire_on=settings.retire_on,
+            stray=None if dispatcher is None else dispatcher.stray,
+        )
         self._link: _Link | None = None
         self._connecting: asyncio.Task[None] | None = None
         self._trouble: Exception | None = None
+        self._failing_since: float | None = None
         self._timer: asyncio.TimerHandle | None = None
         # From any moment on, nothing falls due sooner than after so many seconds.
         self._soonest = timeout if silence is None else min(timeout, silence)
         self._is_flush_due = False
         self._is_closed = False
+        # Which server is meant: how often one was left.
+        self._epoch = 0
         # Of this tick of the event loop; and when a byte last came while replies were due.
         self._now = 0.0
         self._heard = 0.0
+
+    @property
+    def is_stuck(self) -> bool:
+        """Whether calls wait for it to be made."""
+        return self._link is None and self._pipeline.has_line
 
     def call(self, command: Command[Any]) -> asyncio.Future[Any]:
         """Sends a command at the end of this tick. The reply, or the error, is the future's; it may be cancelled."""
@@ -78,11 +141,41 @@ class PipelinedConnection:
         self._pipeline.submit(Call(command, promise, self._now + self._timeout))
         return promise
 
+    def submit(self, call: Call) -> None:
+        """Sends a call that was made elsewhere."""
+        self._schedule_flush()
+        self._pipeline.submit(call)
+
+    def pending(self) -> list[asyncio.Future[Any]]:
+        """Those that still wait for a reply."""
+        return self._pipeline.pending()  # type: ignore[return-value] # the promises made by call() are futures
+
+    def leave(self, error: Exception, *, but_for: tuple[str, int] | None = None) -> None:
+        """The server is none of ours any more. What was not sent goes to another one.
+
+        Args:
+            error: Why.
+            but_for: The address of the server that is. None: there is none, but replies that are due from one that is not
+                silent are waited for.
+        """
+        link = self._link
+        if link is not None:
+            if but_for is not None and link.server == but_for:
+                return
+            is_silent = self._loop.time() > self._heard + _SUSPICIOUS
+            if but_for is not None or is_silent or not self._pipeline.is_waiting:
+                self._drop(error)
+        self._epoch += 1
+        if self._connecting is not None:
+            self._connecting.cancel()
+        if self._dispatcher is not None:
+            self._pipeline.scatter(error)
+
     async def aclose(self) -> None:
         """Waits for what is in flight, at most until its deadlines, then closes. No call may come afterwards."""
         try:
-            if pending := self._pipeline.pending():
-                await asyncio.wait(pending)  # type: ignore[type-var] # the promises made by call() are futures
+            if pending := self.pending():
+                await asyncio.wait(pending)
         finally:
             self._is_closed = True
             link, self._link = self._link, None
@@ -117,6 +210,8 @@ class PipelinedConnection:
         if link is None:
             if self._connecting is None:
                 self._connecting = self._loop.create_task(self._connect())
+                # Not in the task: one that is cancelled before it begins does nothing.
+                self._connecting.add_done_callback(self._connecting_ended)
             return
         if not pipeline.is_waiting:
             self._heard = self._now
@@ -159,6 +254,8 @@ class PipelinedConnection:
         if link is not None:
             if self._pipeline.is_waiting or isinstance(error, OutOfStepError):
                 logger.warning("connection lost: %s", error)
+                if self._dispatcher is not None:
+                    self._dispatcher.troubled(error)
             link.transport.abort()
         self._pipeline.lost(error)
         if self._pipeline.has_line:
@@ -185,52 +282,64 @@ class PipelinedConnection:
     # --- connecting
 
     async def _connect(self) -> None:
-        failures = 0
-        try:
-            while self._pipeline.has_line:
-                try:
-                    link = await _Link.open(self._make(), self)
-                except (RedisConnectionError, RedisTimeoutError, OSError) as error:
-                    if isinstance(error, _FINAL) or isinstance(error.__context__, SSLCertVerificationError):
-                        self._pipeline.refuse(error)
-                        return
-                    if failures == 0:
-                        logger.warning("cannot connect to %s, trying again: %s", self._address, error)
-                    self._trouble = error
-                    failures += 1
-                    await asyncio.sleep(BACKOFF.compute(failures))
-                except Exception as error:  # noqa: BLE001 - whatever it is, the callers get it
+        failures, epoch = 0, self._epoch
+        while self._pipeline.has_line:
+            try:
+                link = await _Link.open(await self._open(), self, self._durability)
+            except (RedisConnectionError, RedisTimeoutError, OSError) as error:
+                if is_final(error):
                     self._pipeline.refuse(error)
                     return
-                else:
-                    self._trouble = None
-                    self._connected(link)
+                if self._failing_since is None:
+                    self._failing_since = self._loop.time()
+                    logger.warning("cannot connect to %s, trying again: %s", self._address, error)
+                if self._dispatcher is not None:
+                    self._dispatcher.troubled(error)
+                    self._pipeline.scatter(error)
                     return
-        finally:
-            self._connecting = None
-            if self._pipeline.has_line:
-                self._schedule_flush()
+                self._trouble = error
+                failures += 1
+                await asyncio.sleep(BACKOFF.compute(failures))
+            except Exception as error:  # noqa: BLE001 - whatever it is, the callers get it
+                self._pipeline.refuse(error)
+                return
+            else:
+                if self._failing_since is not None:
+                    logger.info("connected to %s again after %.2f s", self._address, self._loop.time() - self._failing_since)
+                    self._failing_since = None
+                self._trouble = None
+                self._connected(link, epoch)
+                return
 
-    def _connected(self, link: _Link) -> None:
-        if self._is_closed:
+    def _connected(self, link: _Link, epoch: int) -> None:
+        if self._is_closed or epoch != self._epoch:
             # Python 3.11 can lose the cancellation of redis-py's connecting.
             link.transport.abort()
             return
         self._link = link
         self._pipeline.connected(link.rest)
 
+    def _connecting_ended(self, task: asyncio.Task[None]) -> None:
+        self._connecting = None
+        if self._pipeline.has_line:
+            self._schedule_flush()
+
 
 class _Link(asyncio.Protocol):
     """The transport of a connection that redis-py has made.
 
     Attributes:
+        server: Its host and port; (None, None) for a unix socket.
         rest: What came with the last of redis-py's replies.
         closed: Done when the transport is.
         is_paused: Whether the transport has enough to write.
     """
 
-    def __init__(self, owner: PipelinedConnection, writer: asyncio.StreamWriter, rest: bytes) -> None:
+    def __init__(
+        self, owner: PipelinedConnection, writer: asyncio.StreamWriter, rest: bytes, server: tuple[str | None, int | None]
+    ) -> None:
         self._owner = owner
+        self.server = server
         # A StreamWriter closes its transport when it is collected.
         self._writer = writer
         self.transport: asyncio.WriteTransport = writer.transport
@@ -239,16 +348,21 @@ class _Link(asyncio.Protocol):
         self.is_paused = False
 
     @classmethod
-    async def open(cls, connection: Any, owner: PipelinedConnection) -> _Link:
-        """Connects, loads the scripts, and takes the transport over."""
+    async def open(cls, connection: Any, owner: PipelinedConnection, durability: Durability | None) -> _Link:
+        """Loads the scripts, sees whether the server can vouch for writes, and takes the transport over."""
         try:
-            await connection.connect()
             requests = [("SCRIPT", "LOAD", binding.script.source) for binding in BINDINGS.values()]
-            await connection.send_packed_command(connection.pack_commands([*requests, ("PING",)]))
+            last = ("PING",) if durability is None else durability.request(within=0)
+            await connection.send_packed_command(connection.pack_commands([*requests, last]))
             for _ in requests:
                 with suppress(NoPermissionError):  # EVAL will load them
                     await connection.read_response()
-            await connection.read_response()
+            try:
+                await connection.read_response()
+            except ResponseError as error:
+                if durability is None:
+                    raise
+                raise _cannot_vouch(durability, error) from error
             return cls._take_over(connection, owner)
         except BaseException:
             await connection.disconnect(nowait=True)
@@ -261,7 +375,8 @@ class _Link(asyncio.Protocol):
         if writer.transport.is_closing() or reader.at_eof() or connection._parser._reader.has_data():
             raise RedisConnectionError("the connection was lost while it was made")
         connection._reader = connection._writer = None
-        link = cls(owner, writer, bytes(reader._buffer))
+        server = getattr(connection, "host", None), getattr(connection, "port", None)
+        link = cls(owner, writer, bytes(reader._buffer), server)
         link.transport.set_protocol(link)
         return link
 
@@ -278,3 +393,9 @@ class _Link(asyncio.Protocol):
     def resume_writing(self) -> None:
         self.is_paused = False
         self._owner.writable(self)
+
+
+def _cannot_vouch(durability: Durability, error: ResponseError) -> SessionError:
+    command = durability.request()[0]
+    what = "fsync=True needs Redis 7.2 or later (or Valkey) with appendonly yes" if durability.fsync else "replicas= needs WAIT"
+    return SessionError(f"this server cannot vouch for writes, so none was sent: {what}; it answers to {command!r}: {error}")

@@ -4,6 +4,7 @@
     ├── VersionConflict      the session is not at the version that was expected
     ├── SessionGone          the session that was loaded has been deleted or has expired
     ├── OutcomeUnknown       the connection was lost before the reply to a write came
+    ├── DurabilityUnproven   a write was applied, and may still be lost with the server
     ├── CorruptSession       what is stored is not a session, or not this one
     ├── SerializationError   a value cannot be stored
     └── SessionTooLarge      more bytes than the limit
@@ -15,6 +16,8 @@ No message holds a value of a session: messages end up in logs.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 
 class SessionError(Exception):
@@ -47,6 +50,20 @@ class OutcomeUnknown(SessionError):
 
     Load the session to see. The error of the connection is the ``__cause__``.
     """
+
+
+class DurabilityUnproven(SessionError):
+    """A write was applied, but fewer replicas or disks than the store was told to wait for have confirmed it in time.
+
+    It counts for all readers, and is lost only if the primary is before they have it. It is not taken back.
+
+    Attributes:
+        result: What the call would have returned: the version, how many sessions were removed, ...
+    """
+
+    def __init__(self, message: str, *, key: str | None = None, result: Any = None) -> None:
+        super().__init__(message, key=key)
+        self.result = result
 
 
 class CorruptSession(SessionError):

@@ -9,11 +9,13 @@ from typing import Any, Protocol, TypeVar
 import redis
 import redis.asyncio
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import NoScriptError, ResponseError
+from redis.exceptions import NoScriptError, ReadOnlyError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from .commands import Argument, Command, Flow, outcome_unknown
+from .durability import Durability, unproven
 from .errors import SessionError
+from .replies import error_of
 
 T = TypeVar("T")
 
@@ -40,6 +42,10 @@ class Executor(Protocol):
 
     async def run_many(self, commands: Sequence[Command[Any]]) -> list[Any]:
         """Runs commands in order, in one round trip; not as a transaction. Raises what the first failing one raises."""
+        ...
+
+    async def primaries(self) -> Sequence[Executor]:
+        """One executor for each server that has sessions, for what is not about one user."""
         ...
 
     async def aclose(self) -> None:
@@ -114,16 +120,18 @@ class ClientExecutor:
 
     Args:
         client: A ``redis.asyncio.Redis`` (``Sentinel.master_for`` gives one, too) or fakeredis's ``FakeAsyncRedis``.
+        durability: What has to vouch for each write; None: nothing.
         max_concurrency: Connections used at once; default: 32, or what the client's pool has if that is less.
 
     Raises:
-        TypeError: the client is a synchronous one, a cluster, or none at all.
+        TypeError: the client is a synchronous one, or none at all.
         ValueError: the client decodes replies.
     """
 
-    def __init__(self, client: Any, *, max_concurrency: int = MAX_CONCURRENCY) -> None:
-        _check(client)
+    def __init__(self, client: Any, durability: Durability | None = None, *, max_concurrency: int = MAX_CONCURRENCY) -> None:
+        check_client(client)
         self._client = client
+        self._durability = durability
         self._limit = min(max_concurrency, client.connection_pool.max_connections)
         self._slots = asyncio.Semaphore(self._limit)
         self._guard = Guard()
@@ -147,6 +155,9 @@ class ClientExecutor:
                 raise reply
         return [command.parse(reply) for command, reply in zip(commands, replies, strict=True)]
 
+    async def primaries(self) -> Sequence[Executor]:
+        return [self]
+
     async def aclose(self) -> None:
         if not self._guard.close():
             return
@@ -156,13 +167,17 @@ class ClientExecutor:
     async def _send(self, commands: Sequence[Command[Any]], requests: Sequence[tuple[Argument, ...]]) -> list[Any]:
         """One round trip; error replies are returned. Sent once more if the connection was lost and that does no harm."""
         may_resend = all(command.resend for command in commands)
+        durability = self._durability if any(command.is_durable for command in commands) else None
+        if durability is not None:
+            requests = [*requests, durability.request()]
         pool = self._client.connection_pool
         cancellations = _cancellations()
         for is_last in (False, True):
             # Nothing has been sent while this fails: its errors are as they are.
             connection = await pool.get_connection()
             try:
-                return await _exchange(connection, requests, cancellations)
+                replies = await _exchange(connection, requests, cancellations)
+                return replies if durability is None else _proven(durability, commands, replies)
             except (RedisConnectionError, RedisTimeoutError, OSError) as error:
                 if _is_reply(error):
                     raise
@@ -189,8 +204,20 @@ async def _exchange(connection: Any, requests: Sequence[tuple[Argument, ...]], c
         try:
             replies.append(await connection.read_response(disable_decoding=True))
         except ResponseError as error:
-            replies.append(error)
+            replies.append(error_of(error))
+    if any(isinstance(reply, ReadOnlyError) for reply in replies):
+        # Behind Sentinel the next connection leads to the new primary; on 6.2 redis-py does not notice.
+        await connection.disconnect()
     return replies
+
+
+def _proven(durability: Durability, commands: Sequence[Command[Any]], replies: list[Any]) -> list[Any]:
+    *answers, proof = replies
+    if shortfall := durability.shortfall(proof):
+        for n, (command, answer) in enumerate(zip(commands, answers, strict=True)):
+            if command.is_durable and not isinstance(answer, Exception):
+                answers[n] = unproven(command, answer, shortfall, proof)
+    return answers
 
 
 def _cancellations() -> int:
@@ -211,11 +238,10 @@ def _is_reply(error: Exception) -> bool:
     return isinstance(error, RedisConnectionError) and type(error) is not RedisConnectionError
 
 
-def _check(client: Any) -> None:
+def check_client(client: Any) -> None:
+    """Raises what ``ClientExecutor`` raises."""
     name = type(client).__name__
-    if isinstance(client, redis.asyncio.RedisCluster | redis.RedisCluster):
-        raise TypeError(f"{name}: Redis Cluster is not supported yet; give a redis.asyncio.Redis")
-    if isinstance(client, redis.Redis):
+    if isinstance(client, redis.Redis | redis.RedisCluster):
         raise TypeError(f"{name} is a synchronous client; SessionStore needs redis.asyncio.Redis (or SessionStore.from_url)")
     if isinstance(client, str | bytes):
         raise TypeError("SessionStore takes a client; for a URL use SessionStore.from_url")

@@ -79,6 +79,9 @@ class MemoryExecutor:
     async def run_many(self, commands: Sequence[Command[Any]]) -> list[Any]:
         return [await self.run(command) for command in commands]
 
+    async def primaries(self) -> Sequence[MemoryExecutor]:
+        return [self]
+
     async def aclose(self) -> None:
         self.stop_cleanup()
         self._closed = True

@@ -13,6 +13,8 @@ What keeps a reply from the wrong caller:
 - Every few calls, and at the end of every write, a fence is sent: PING with a number that no other fence has. Replies are
   handed out only once the fence after them has answered with its number, so a reply too many or too few, whoever added or
   lost it, shows before it does harm: the connection is given up, and what no fence has vouched for counts as unanswered.
+
+Where writes have to be durable, WAIT or WAITAOF goes before each fence and speaks for all writes since the last one.
 """
 
 from __future__ import annotations
@@ -24,12 +26,21 @@ from typing import Any, Protocol
 
 import hiredis
 from redis.asyncio.connection import DefaultParser
-from redis.exceptions import BusyLoadingError, NoScriptError
+from redis.exceptions import (
+    AskError,
+    BusyLoadingError,
+    ClusterDownError,
+    MasterDownError,
+    NoScriptError,
+    ReadOnlyError,
+    TryAgainError,
+)
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from .commands import Argument, Command, outcome_unknown
-from .replies import text_of
+from .durability import Durability, unproven
+from .replies import error_of, text_of
 
 #: Calls between two fences at most; so many replies may wait for the last of them.
 FENCE_EVERY = 32
@@ -38,9 +49,17 @@ WRITE_SIZE = 256 * 1024
 #: How often a call that may be sent again may be lost: one that breaks connections must not break them for others for long.
 MAX_LOSSES = 2
 
+#: What a server says that does not serve a command, not now or not at all; nothing was done. (A MovedError is an AskError.)
+ELSEWHERE = (AskError, TryAgainError, ClusterDownError, MasterDownError, ReadOnlyError, BusyLoadingError)
+
 _MORE = object()
+# The slot of the reply to WAIT or WAITAOF.
+_PROOF = object()
 # Its own annotation is that of a tuple of one.
 _pack: Callable[[tuple[Argument, ...]], bytes] = hiredis.pack_command  # type: ignore[assignment]
+
+
+_ASKING = _pack((b"ASKING",))
 
 
 class Promise(Protocol):
@@ -65,15 +84,21 @@ class Call:
         promise: Gets the reply. Once it is done (the caller was cancelled, or the deadline has passed), nobody does.
         deadline: When the caller has waited long enough; seconds, on the clock of whoever calls ``Pipeline.expire``.
         losses: How often it was sent and the connection lost before the reply.
+        detours: How often another server was tried.
+        is_asking: Whether the server is to serve it although the slot is still another's: ASKING goes before it.
+        server: Where it has to run; None: wherever its slot is.
     """
 
-    __slots__ = ("command", "deadline", "losses", "promise")
+    __slots__ = ("command", "deadline", "detours", "is_asking", "losses", "promise", "server")
 
     def __init__(self, command: Command[Any], promise: Promise, deadline: float) -> None:
         self.command = command
         self.promise = promise
         self.deadline = deadline
         self.losses = 0
+        self.detours = 0
+        self.is_asking = False
+        self.server: Any = None
 
 
 class Pipeline:
@@ -81,12 +106,30 @@ class Pipeline:
 
     Args:
         max_in_flight: Replies that may be due at once; calls beyond wait in the line.
+        durability: What has to vouch for each write.
+        retire_on: Errors after which the connection is given up for another, and the call sent again on that one.
+        stray: Takes a call, and why, that this server does not serve or that does not reach it: for another server. None:
+            there is none, the caller gets the error.
     """
 
-    def __init__(self, *, max_in_flight: int) -> None:
+    def __init__(
+        self,
+        *,
+        max_in_flight: int,
+        durability: Durability | None = None,
+        retire_on: tuple[type[Exception], ...] = (BusyLoadingError,),
+        stray: Callable[[Call, Exception], None] | None = None,
+    ) -> None:
         self._max_in_flight = max_in_flight
+        self._durability = durability
+        self._proof_request = b"" if durability is None else _pack(durability.request())
+        # One proof is to do for as many writes as there are.
+        self._fence_every = FENCE_EVERY if durability is None else max_in_flight
+        self._proof: Any = None
+        self._retire_on = retire_on
+        self._stray = stray
         self._line: deque[Call] = deque()
-        self._sent: deque[Call | bytes] = deque()
+        self._sent: deque[Call | bytes | object] = deque()
         self._held: list[Call] = []
         self._replies: list[Any] = []
         self._refusal: Exception | None = None
@@ -127,16 +170,20 @@ class Pipeline:
             return b""
         requests: list[bytes] = []
         size = unfenced = 0
-        limit = self._max_in_flight
+        limit, fence_every = self._max_in_flight, self._fence_every
         while line and size < WRITE_SIZE and len(sent) < limit:
             call = line[0]
             if not call.promise.done():
+                if call.is_asking:
+                    # It holds for the very next command only.
+                    requests.append(_ASKING)
+                    sent.append(Call(_ASKING_COMMAND, _NOBODY, call.deadline))
                 request = _pack(call.command.args)
                 requests.append(request)
                 size += len(request)
                 sent.append(call)
                 unfenced += 1
-                if unfenced == FENCE_EVERY:
+                if unfenced == fence_every:
                     requests.append(self._fence())
                     unfenced = 0
             line.popleft()
@@ -162,6 +209,8 @@ class Pipeline:
             if type(call) is Call:
                 self._held.append(call)
                 self._replies.append(reply)
+            elif call is _PROOF:
+                self._proof = reply
             elif reply == call:
                 self._hand_out()
             else:
@@ -179,7 +228,7 @@ class Pipeline:
             elif call.losses < MAX_LOSSES:
                 again.append(call)
             else:
-                call.promise.set_exception(_again(error))
+                call.promise.set_exception(copy_of(error))
         self._held.clear()
         self._replies.clear()
         self._sent.clear()
@@ -189,8 +238,18 @@ class Pipeline:
         """There will be no connection: that is the answer to all in the line."""
         for call in self._line:
             if not call.promise.done():
-                call.promise.set_exception(_again(error))
+                call.promise.set_exception(copy_of(error))
         self._line.clear()
+
+    def scatter(self, error: Exception) -> None:
+        """There is no connection: all in the line are for another server, where there may be one."""
+        if self._stray is None:
+            self.refuse(error)
+            return
+        line = list(self._line)
+        self._line.clear()
+        for call in line:
+            self._stray(call, error)
 
     def expire(self, now: float, timeout: float, trouble: Exception | None) -> None:
         """Answers those whose deadline has passed. Their slots stay.
@@ -212,7 +271,7 @@ class Pipeline:
                 continue
             known = trouble or self._refusal
             if known is not None:
-                error = _again(known)
+                error = copy_of(known)
             else:
                 error = RedisTimeoutError(f"{_about(call)}: not sent within {timeout:g} s, since the server takes no more")
             call.promise.set_exception(error)
@@ -229,31 +288,67 @@ class Pipeline:
         return (call for call in chain(self._held, self._sent) if isinstance(call, Call))
 
     def _fence(self) -> bytes:
+        if self._proof_request:
+            self._sent.append(_PROOF)
         self._fences += 1
         token = b"fence-%d" % self._fences
         self._sent.append(token)
-        return _pack((b"PING", token))
+        return self._proof_request + _pack((b"PING", token))
 
     def _hand_out(self) -> None:
-        again: list[Call] = []
+        refused: list[tuple[Call, Exception]] = []
+        shortfall = self._durability.shortfall(self._proof) if self._durability is not None else None
         for call, reply in zip(self._held, self._replies, strict=True):
             promise = call.promise
             if promise.done():
                 continue
-            if not isinstance(reply, Exception):
-                promise.set_result(reply)
-            elif isinstance(reply, NoScriptError) and call.command.script is not None:
-                call.command = call.command.with_source()
-                again.append(call)
-            elif isinstance(reply, BusyLoadingError):
-                self.is_retiring = True
-                self._refusal = reply
-                again.append(call)
+            if isinstance(reply, Exception):
+                refused.append((call, reply))
+            elif shortfall is not None and call.command.is_durable:
+                promise.set_exception(unproven(call.command, reply, shortfall, self._proof))
             else:
-                promise.set_exception(reply)
+                promise.set_result(reply)
         self._held.clear()
         self._replies.clear()
-        self._line.extendleft(reversed(again))
+        if refused:
+            self._find_place(refused)
+
+    def _find_place(self, refused: list[tuple[Call, Exception]]) -> None:
+        """For calls that were answered with an error: back into the line, to another server, or that is the answer."""
+        line: list[Call] = []
+        strays: list[tuple[Call, Exception]] = []
+        for call, reply in refused:
+            error = error_of(reply)
+            if isinstance(error, NoScriptError) and call.command.script is not None:
+                call.command = call.command.with_source()
+                line.append(call)
+            elif self._stray is not None and isinstance(error, ELSEWHERE):
+                strays.append((call, error))
+            elif isinstance(error, self._retire_on):
+                self.is_retiring = True
+                self._refusal = error
+                line.append(call)
+            else:
+                call.promise.set_exception(error)
+        self._line.extendleft(reversed(line))
+        for call, error in strays:
+            # The pipeline is at rest: the call may come back into its line.
+            self._stray(call, error)  # type: ignore[misc] # there are strays only where it is not None
+
+
+class _Nobody:
+    """Waits for nothing."""
+
+    def done(self) -> bool:
+        return True
+
+    def set_result(self, result: Any, /) -> None: ...
+
+    def set_exception(self, exception: BaseException, /) -> None: ...
+
+
+_NOBODY = _Nobody()
+_ASKING_COMMAND: Command[bool] = Command("asking", b"", 0, (b"ASKING",), bool, resend=True)
 
 
 def _new_reader() -> hiredis.Reader:
@@ -264,7 +359,7 @@ def _about(call: Call) -> str:
     return f"{call.command.name} of {text_of(call.command.key)}"
 
 
-def _again(error: Exception) -> Exception:
+def copy_of(error: Exception) -> Exception:
     """The same error for one more caller: each gets a traceback of its own, where it can be made again."""
     try:
         copy = type(error)(*error.args)

@@ -1,88 +1,123 @@
-"""Runs commands on pipelined connections."""
+"""Runs commands on pipelined connections to one server."""
 
 from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Callable, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Self, TypeVar
 
-from redis.asyncio.connection import Connection, parse_url
+from redis.asyncio.connection import Connection
 
 from .commands import Command
-from .connection import PipelinedConnection
-from .executors import Guard
+from .connection import Connect, Dispatcher, PipelinedConnection, Settings
+from .durability import Durability, durability_of
+from .executors import Executor, Guard
+from .urls import Target
 
 T = TypeVar("T")
 N = TypeVar("N", int, float)
 
 
-class PipelinedExecutor:
-    """Runs commands on a few connections, which all callers share; each user's commands go over one of them, in order.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wiring:
+    """How a server is connected to.
 
-    Args:
-        make: Makes a redis-py asyncio connection, not connected yet.
-        address: Where that leads to, for messages.
-        connections: How many connections; made when they are needed.
-        timeout: Seconds that a command may take in all, connecting and sending again included.
-        silence: Seconds without a byte while replies are due, after which a connection counts as lost; None: never.
-        max_in_flight: Replies that may be due at once on a connection; callers beyond wait.
+    Attributes:
+        connections: How many connections, and as many again for durable writes; made when they are needed.
+        settings: How they are used.
+        durability: What has to vouch for each write; None: nothing.
+        kind: The class of redis-py's asyncio connections.
+        options: What that is made with.
     """
 
-    def __init__(
-        self,
-        make: Callable[[], Any],
-        address: str,
-        *,
-        connections: int,
-        timeout: float,
-        silence: float | None,
-        max_in_flight: int,
-    ) -> None:
-        self._connect = partial(
-            PipelinedConnection, make, address, timeout=timeout, silence=silence, max_in_flight=max_in_flight
-        )
-        self._count = connections
-        self._connections: list[PipelinedConnection] = []
-        self._guard = Guard()
+    connections: int
+    settings: Settings
+    durability: Durability | None
+    kind: Callable[..., Any]
+    options: Mapping[str, Any]
 
     @classmethod
-    def from_url(cls, url: str, **settings: Any) -> Self:
-        """An executor for the server of a URL.
-
-        Args:
-            url: As ``redis.asyncio.connection.parse_url`` takes it. What it says wins over ``settings``.
-            **settings: ``timeout``, ``max_connections``, ``max_in_flight``; the rest is for redis-py's connections.
+    def of(cls, options: Mapping[str, Any], **settings: Any) -> Self:
+        """From the options of ``SessionStore.from_url``, those in the URL included.
 
         Raises:
-            TypeError: a setting that does not exist.
-            ValueError: not such a URL, a number that is not positive, or ``decode_responses``.
+            TypeError: an option that does not exist.
+            ValueError: a number that is out of range, or ``decode_responses``.
         """
-        options = {**settings, **parse_url(url)}
-        timeout = _positive(options, "timeout", float)
-        connections = _positive(options, "max_connections", int)
-        max_in_flight = _positive(options, "max_in_flight", int)
-        if options.get("decode_responses"):
+        left = dict(options)
+        timeout = _positive(left, "timeout", float)
+        connections = _positive(left, "max_connections", int)
+        max_in_flight = _positive(left, "max_in_flight", int)
+        replicas, fsync = left.pop("replicas"), left.pop("fsync")
+        if isinstance(replicas, str):
+            replicas = int(replicas) if replicas.isdecimal() else -1
+        if isinstance(fsync, str):
+            fsync = fsync.lower() in {"1", "true", "yes", "on"}
+        durability = durability_of(replicas, fsync, _positive(left, "wait_timeout", float))
+        if left.get("decode_responses"):
             raise ValueError("decode_responses=True: sessions hold bytes that are not text; leave it out")
-        make = partial(options.pop("connection_class", Connection), **options)
+        kind = left.pop("connection_class", Connection)
         # Says now what redis-py does not take.
-        sample = make()
-        address = options.get("path") or f"{sample.host}:{sample.port}"
+        silence = kind(**left).socket_timeout
+        limit = timeout if silence is None else min(silence, timeout)
+        if durability is not None and durability.within >= limit:
+            raise ValueError(
+                f"wait_timeout must be less than socket_timeout and timeout, {limit:g} s, not {durability.within:g}: "
+                "the server is silent for so long while it waits"
+            )
         return cls(
-            make,
-            address,
             connections=connections,
-            timeout=timeout,
-            silence=sample.socket_timeout,
-            max_in_flight=max_in_flight,
+            settings=Settings(timeout=timeout, silence=silence, max_in_flight=max_in_flight, **settings),
+            durability=durability,
+            kind=kind,
+            options=left,
         )
 
+    async def connect(self, **address: Any) -> Any:
+        """A redis-py connection that is connected; ``address`` wins over ``options``."""
+        connection = self.kind(**{**self.options, **address})
+        try:
+            await connection.connect()
+        except BaseException:
+            await connection.disconnect(nowait=True)
+            raise
+        return connection
+
+
+class Lanes:
+    """The connections to one server. All commands of one user of the same kind go over one of them, in order.
+
+    Durable writes have connections of their own: WAIT blocks the connection, and reads would wait behind it.
+    """
+
+    def __init__(self, wiring: Wiring, connect: Connect, address: str, dispatcher: Dispatcher | None = None) -> None:
+        make = partial(PipelinedConnection, connect, address, wiring.settings, dispatcher=dispatcher)
+        self._count = wiring.connections
+        self._plain = [make() for _ in range(self._count)]
+        durable = wiring.durability
+        self._durable = [make(durability=durable) for _ in range(self._count)] if durable else self._plain
+        self.all = self._plain if durable is None else self._plain + self._durable
+
+    def of(self, command: Command[Any]) -> PipelinedConnection:
+        """The one for a command."""
+        return (self._durable if command.is_durable else self._plain)[command.slot % self._count]
+
+
+class Pipelined(ABC):
+    """Runs commands on pipelined connections, wherever they lead to."""
+
+    def __init__(self) -> None:
+        self._guard = Guard()
+
     async def run(self, command: Command[T]) -> T:
-        return command.parse(await self._connection(command).call(command))
+        return command.parse(await self._call(command))
 
     async def run_many(self, commands: Sequence[Command[Any]]) -> list[Any]:
-        promises = [self._connection(command).call(command) for command in commands]
+        promises = [self._call(command) for command in commands]
         try:
             replies = [await promise for promise in promises]
         except BaseException:
@@ -91,18 +126,71 @@ class PipelinedExecutor:
             raise
         return [command.parse(reply) for command, reply in zip(commands, replies, strict=True)]
 
+    @abstractmethod
+    async def primaries(self) -> Sequence[Executor]: ...
+
+    @abstractmethod
+    async def aclose(self) -> None: ...
+
+    @abstractmethod
+    def _call(self, command: Command[Any]) -> asyncio.Future[Any]: ...
+
+
+class PipelinedExecutor(Pipelined):
+    """Runs commands on a few connections to one server, which all callers share.
+
+    Args:
+        wiring: How it is connected to.
+        address: Where it is, for messages.
+    """
+
+    def __init__(self, wiring: Wiring, address: str) -> None:
+        super().__init__()
+        self._wiring = wiring
+        self._address = address
+        self._lanes: Lanes | None = None
+
+    @classmethod
+    def from_target(cls, target: Target, options: Mapping[str, Any]) -> Self:
+        """An executor for ``redis://``, ``rediss://`` and ``unix://``.
+
+        Args:
+            target: What the URL says; that wins over ``options``.
+            options: All that ``Wiring.of`` takes.
+
+        Raises:
+            TypeError: an option that does not exist.
+            ValueError: a number that is out of range, or ``decode_responses``.
+        """
+        wiring = Wiring.of({**options, **target.options})
+        where = wiring.options
+        return cls(wiring, where.get("path") or f"{where.get('host', 'localhost')}:{where.get('port', 6379)}")
+
+    async def primaries(self) -> Sequence[Executor]:
+        return [self]
+
     async def aclose(self) -> None:
         self._guard.close()
-        await asyncio.gather(*(connection.aclose() for connection in self._connections))
+        if self._lanes is not None:
+            await asyncio.gather(*(connection.aclose() for connection in self._lanes.all))
 
-    def _connection(self, command: Command[Any]) -> PipelinedConnection:
-        if asyncio._get_running_loop() is not self._guard.loop:
-            self._enter()
-        return self._connections[command.slot % self._count]
+    def _call(self, command: Command[Any]) -> asyncio.Future[Any]:
+        lanes = self._lanes
+        if lanes is None or asyncio._get_running_loop() is not self._guard.loop:
+            lanes = self._enter()
+        return lanes.of(command).call(command)
 
-    def _enter(self) -> None:
-        if self._guard.enter():
-            self._connections = [self._connect() for _ in range(self._count)]
+    def _enter(self) -> Lanes:
+        if self._guard.enter() or self._lanes is None:
+            self._lanes = Lanes(self._wiring, self._connect, self._address)
+            self._begin()
+        return self._lanes
+
+    def _begin(self) -> None:
+        """At the first use."""
+
+    async def _connect(self) -> Any:
+        return await self._wiring.connect()
 
 
 def _forget(promise: asyncio.Future[Any]) -> None:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import enum
+import re
 from itertools import chain
 from typing import Any, Final
+
+from redis.exceptions import OutOfMemoryError, ReadOnlyError, ResponseError
 
 from .codec import Codec
 from .errors import CorruptSession, SessionGone, SessionTooLarge, VersionConflict
@@ -22,6 +25,11 @@ SIZE: Final = b"\xffs"
 _FIRST: Final = [VERSION, SIZE, CREATED_AT, OWNER]
 
 
+#: "Error running script (call to f_...): @user_script:7: @user_script: 7: -READONLY You can't write ..."
+_IN_SCRIPT: Final = re.compile(r"^Error running script .*: -?(READONLY|OOM) (.*)", re.DOTALL)
+_KINDS: Final = {"READONLY": ReadOnlyError, "OOM": OutOfMemoryError}
+
+
 class Status(enum.IntEnum):
     """The first item of every script's reply."""
 
@@ -36,6 +44,17 @@ class Status(enum.IntEnum):
 def text_of(key: bytes) -> str:
     """A key, or the name of a field, for messages."""
     return key.decode("utf-8", "backslashreplace")
+
+
+def error_of(reply: Exception) -> Exception:
+    """An error reply as its own class: Redis 6.2 gives an error within a script as a generic one, with the real one as text."""
+    if type(reply) is ResponseError and (inner := _IN_SCRIPT.search(str(reply))):
+        code, text = inner.groups()
+        if kind := _KINDS.get(code):
+            error = kind(text)
+            error.__cause__ = reply
+            return error
+    return reply
 
 
 def session_of(address: Address, codec: Codec, max_bytes: int, reply: Any) -> BotSession | None:

@@ -6,45 +6,79 @@ from typing import Any, Self
 
 import redis.asyncio
 
+from .cluster import ClusterExecutor
 from .codec import DEFAULT_MAX_BYTES, Codec
 from .command_store import CommandStore
 from .commands import Commands
-from .executors import ClientExecutor
-from .pipelined import PipelinedExecutor
+from .durability import DEFAULT_WAIT, durability_of
+from .executors import ClientExecutor, Executor
+from .pipelined import Pipelined, PipelinedExecutor
+from .sentinel import SentinelExecutor
 from .times import DEFAULT_TTL, TTL
+from .urls import read_url
 
 DEFAULT_PREFIX = "bot:session:"
+
+
+#: What runs a store's commands, by the kind of its URL.
+_EXECUTORS: dict[str, type[PipelinedExecutor | SentinelExecutor | ClusterExecutor]] = {
+    "server": PipelinedExecutor,
+    "sentinel": SentinelExecutor,
+    "cluster": ClusterExecutor,
+}
+
+TIMEOUT = 10.0
+MAX_CONNECTIONS = 4
+MAX_IN_FLIGHT = 1024
+
+# A hash as a flat list takes a quarter of the time that a map takes to read.
+_DEFAULTS: dict[str, Any] = {"protocol": 2, "socket_timeout": 5.0, "socket_connect_timeout": 5.0}
 
 
 class SessionStore(CommandStore):
     """Sessions in Redis (6.2 or later) or Valkey.
 
-    Closing the store finishes what is in flight, and closes the connections that ``from_url`` made.
+    Closing the store finishes what is in flight, and closes the connections that it has made itself.
 
     Args:
-        client: A ``redis.asyncio.Redis`` without ``decode_responses``. It stays yours: ``aclose`` does not close it. (A
-            ``PipelinedExecutor`` is what ``from_url`` gives; that is closed.)
+        client: A ``redis.asyncio.Redis`` (``Sentinel.master_for`` gives one, too) or ``redis.asyncio.RedisCluster``, without
+            ``decode_responses``. It stays yours: ``aclose`` does not close it. With the settings of a cluster client, pipelined
+            connections are made, as ``from_url`` does. (An executor is what ``from_url`` gives; that is closed.)
         prefix: What all keys begin with; no braces, no glob characters. Give each bot its own.
         ttl: The rolling TTL that every write and touch renews: seconds, a timedelta, or None for no expiry.
         codec: Packs the values; give one with your own types registered.
         max_bytes: Limit on the bytes of one session, in and out.
+        replicas: How many replicas must have a set, update, delete or clear before it counts as done (``WAIT``).
+        fsync: Whether it must also be on the disk of the primary, and of those replicas (``WAITAOF``: Redis 7.2, Valkey).
+        wait_timeout: Seconds that the server waits for that; then the call raises ``DurabilityUnproven``.
 
     Raises:
         TypeError: a synchronous client, or an argument of a wrong type.
-        ValueError: a client with ``decode_responses=True``, a bad prefix or TTL.
+        ValueError: a client with ``decode_responses=True``, a bad prefix, TTL or number.
     """
 
     def __init__(
         self,
-        client: redis.asyncio.Redis | PipelinedExecutor,
+        client: redis.asyncio.Redis | redis.asyncio.RedisCluster | Pipelined,
         *,
         prefix: str = DEFAULT_PREFIX,
         ttl: TTL = DEFAULT_TTL,
         codec: Codec | None = None,
         max_bytes: int = DEFAULT_MAX_BYTES,
+        replicas: int = 0,
+        fsync: bool = False,
+        wait_timeout: float = DEFAULT_WAIT,
     ) -> None:
         commands = Commands(prefix=prefix, ttl=ttl, codec=codec or Codec(), max_bytes=max_bytes)
-        super().__init__(commands, client if isinstance(client, PipelinedExecutor) else ClientExecutor(client))
+        executor: Executor
+        if isinstance(client, Pipelined):
+            executor = client
+        elif isinstance(client, redis.asyncio.RedisCluster):
+            settings = _settings(replicas=replicas, fsync=fsync, wait_timeout=wait_timeout)
+            executor = ClusterExecutor.from_client(client, settings)
+        else:
+            executor = ClientExecutor(client, durability_of(replicas, fsync, wait_timeout))
+        super().__init__(commands, executor)
 
     @classmethod
     def from_url(
@@ -55,9 +89,12 @@ class SessionStore(CommandStore):
         ttl: TTL = DEFAULT_TTL,
         codec: Codec | None = None,
         max_bytes: int = DEFAULT_MAX_BYTES,
-        timeout: float = 10.0,
-        max_connections: int = 4,
-        max_in_flight: int = 1024,
+        replicas: int = 0,
+        fsync: bool = False,
+        wait_timeout: float = DEFAULT_WAIT,
+        timeout: float = TIMEOUT,
+        max_connections: int = MAX_CONNECTIONS,
+        max_in_flight: int = MAX_IN_FLIGHT,
         **options: Any,
     ) -> Self:
         """A store with pipelined connections of its own: the fast way. ``aclose`` closes them.
@@ -66,13 +103,20 @@ class SessionStore(CommandStore):
         yet is sent then; what was sent and does no harm twice (reads, touch, delete, clear) is sent once more.
 
         Args:
-            url: ``redis://``, ``rediss://`` (TLS) or ``unix://``, as redis-py takes it: ``redis://user:password@host:6379/0``.
+            url: ``redis://user:password@host:6379/0`` or ``unix://``, as redis-py takes it;
+                ``redis+cluster://host:port,host:port/``, some nodes of a Redis Cluster;
+                ``redis+sentinel://host:port,host:port/service``, sentinels and what they call the primary, a database after
+                another slash. With ``rediss`` for TLS. Credentials are those of the servers, those of sentinels are
+                ``sentinel_username`` and ``sentinel_password``. Special characters in them are percent-encoded.
             prefix: As for the class.
             ttl: As for the class.
             codec: As for the class.
             max_bytes: As for the class.
-            timeout: Seconds that a round trip may take in all, with waiting, connecting and sending again.
-            max_connections: How many connections; all commands of one user go over one of them, in order.
+            replicas: As for the class; durable writes take ``max_connections`` more connections.
+            fsync: As for the class.
+            wait_timeout: As for the class; less than ``socket_timeout``.
+            timeout: Seconds that a round trip may take in all, with waiting, connecting, redirections and sending again.
+            max_connections: How many connections to a server; all commands of one user go over one of them, in order.
             max_in_flight: Replies that may be due at once on one connection; callers beyond wait.
             **options: For redis-py's connections, like ``ssl_ca_certs``, ``protocol``, ``socket_connect_timeout`` (seconds;
                 5 unless given), or ``socket_timeout`` (seconds; 5 unless given): a connection that is silent for so long
@@ -80,19 +124,21 @@ class SessionStore(CommandStore):
 
         Raises:
             TypeError: an option that does not exist.
-            ValueError: not such a URL, a number that is not positive, or ``decode_responses=True``.
+            ValueError: not such a URL, a number that is out of range, or ``decode_responses=True``.
         """
-        executor = PipelinedExecutor.from_url(
-            url,
-            **{
-                "timeout": timeout,
-                "max_connections": max_connections,
-                "max_in_flight": max_in_flight,
-                # A hash as a flat list takes a quarter of the time that a map takes to read.
-                "protocol": 2,
-                "socket_timeout": 5.0,
-                "socket_connect_timeout": 5.0,
-                **options,
-            },
+        target = read_url(url)
+        settings = _settings(
+            replicas=replicas,
+            fsync=fsync,
+            wait_timeout=wait_timeout,
+            timeout=timeout,
+            max_connections=max_connections,
+            max_in_flight=max_in_flight,
+            **options,
         )
+        executor = _EXECUTORS[target.kind].from_target(target, settings)
         return cls(executor, prefix=prefix, ttl=ttl, codec=codec, max_bytes=max_bytes)
+
+
+def _settings(**given: Any) -> dict[str, Any]:
+    return {"timeout": TIMEOUT, "max_connections": MAX_CONNECTIONS, "max_in_flight": MAX_IN_FLIGHT, **_DEFAULTS, **given}

@@ -302,8 +302,10 @@ async def test_clients_that_cannot_serve_are_refused_with_the_reason() -> None:
         SessionStore(fakeredis.FakeRedis())  # type: ignore[arg-type] # on purpose
     with pytest.raises(TypeError, match="from_url"):
         SessionStore("redis://127.0.0.1")  # type: ignore[arg-type] # on purpose
-    with pytest.raises(TypeError, match="Cluster"):
-        SessionStore(redis.asyncio.RedisCluster("127.0.0.1", 1))  # type: ignore[arg-type] # on purpose
+    with pytest.raises(TypeError, match="RedisCluster is a synchronous"):
+        SessionStore(redis.RedisCluster.__new__(redis.RedisCluster))  # type: ignore[arg-type] # on purpose
+    with pytest.raises(ValueError, match="decode_responses"):
+        SessionStore(redis.asyncio.RedisCluster("127.0.0.1", 1, decode_responses=True))
     with pytest.raises(TypeError, match="NoneType"):
         SessionStore(None)  # type: ignore[arg-type] # on purpose
     with pytest.raises(ValueError, match="scheme"):

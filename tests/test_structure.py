@@ -32,10 +32,15 @@ LAYERS = (
     "scripts",
     "replies",
     "commands",
+    "durability",
     "executors",
     "pipeline",
     "connection",
+    "urls",
     "pipelined",
+    "sentinel",
+    "slots",
+    "cluster",
     "helper",
     "base",
     "command_store",
@@ -46,11 +51,12 @@ LAYERS = (
     "embedded",
     "testing",
     "demo",
+    "doctor",
     "cli",
     "__main__",
 )
 # In a subpackage of one room, modules may import each other.
-ROOMS = {"testing", "demo"}
+ROOMS = {"testing", "demo", "doctor"}
 PUBLIC = {
     "SessionStore",
     "MemorySessionStore",
@@ -63,6 +69,7 @@ PUBLIC = {
     "VersionConflict",
     "SessionGone",
     "OutcomeUnknown",
+    "DurabilityUnproven",
     "CorruptSession",
     "SerializationError",
     "SessionTooLarge",

@@ -1,0 +1,348 @@
+"""Runs commands on a Redis Cluster: each on the primary of its slot, wherever that moves.
+
+https://redis.io/docs/latest/operate/oss_and_stack/reference/cluster-spec/#redirection-and-resharding
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any, Self, TypeVar
+
+from redis.asyncio import RedisCluster
+from redis.backoff import ExponentialWithJitterBackoff
+from redis.exceptions import AskError, ClusterDownError, MovedError, ResponseError, TryAgainError
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+
+from .commands import Command
+from .connection import is_final
+from .executors import Executor
+from .pipeline import Call, copy_of
+from .pipelined import Lanes, Pipelined, Wiring
+from .slots import SLOTS, SlotRange, parse_slots
+from .urls import Address, Target
+
+logger = logging.getLogger("redis_botsession")
+
+T = TypeVar("T")
+
+#: Seconds before a call is tried again that no server would take.
+BACKOFF = ExponentialWithJitterBackoff(base=0.01, cap=0.25)
+#: Seconds between two looks at the map of slots, at least.
+PAUSE = 0.1
+#: Seconds that a node gets to tell its map; then another one is asked.
+PATIENCE = 1.0
+#: Redirections that are followed at once; then it takes a pause between two.
+FAST_DETOURS = 4
+
+
+class _Node:
+    """A primary, and what calls need to be sent there."""
+
+    def __init__(self, owner: ClusterExecutor, wiring: Wiring, address: Address) -> None:
+        host, port = address
+        self.address = address
+        self.lanes = Lanes(wiring, partial(wiring.connect, host=host, port=port), f"{host}:{port}", owner)
+
+    @property
+    def is_stuck(self) -> bool:
+        return any(connection.is_stuck for connection in self.lanes.all)
+
+    async def aclose(self) -> None:
+        await asyncio.gather(*(connection.aclose() for connection in self.lanes.all))
+
+
+class ClusterExecutor(Pipelined):
+    """Runs commands on the primaries of a Redis Cluster, over pipelined connections to each.
+
+    A call that a node does not serve (``MOVED``, ``ASK``, ``TRYAGAIN``, ``CLUSTERDOWN``, a node that cannot be reached) was not
+    run there: it goes on its way to another one, until its deadline.
+
+    Args:
+        wiring: How each node is connected to.
+        seeds: Nodes to ask first who serves what.
+    """
+
+    def __init__(self, wiring: Wiring, seeds: Sequence[Address]) -> None:
+        super().__init__()
+        self._wiring = wiring
+        self._seeds = list(seeds)
+        self._loop: asyncio.AbstractEventLoop
+        self._slots: list[_Node | None] = [None] * SLOTS
+        self._nodes: dict[Address, _Node] = {}
+        self._known: set[Address] = set(seeds)
+        self._waiting: dict[Call, tuple[asyncio.TimerHandle, Exception]] = {}
+        self._looking: asyncio.Task[None] | None = None
+        self._closing: set[asyncio.Task[None]] = set()
+        self._trouble: Exception | None = None
+
+    @classmethod
+    def from_target(cls, target: Target, options: Mapping[str, Any]) -> Self:
+        """An executor for ``redis+cluster://``.
+
+        Args:
+            target: What the URL says; that wins over ``options``.
+            options: All that ``Wiring.of`` takes.
+
+        Raises:
+            TypeError: an option that does not exist.
+            ValueError: a number that is out of range, or ``decode_responses``.
+        """
+        return cls(Wiring.of({**options, **target.options}), target.seeds)
+
+    @classmethod
+    def from_client(cls, client: RedisCluster, options: Mapping[str, Any]) -> Self:
+        """An executor with connections of its own to the cluster of a client, made as that makes its own.
+
+        The client's are not used: its redirection sends ``ASKING`` and the command over two connections of its pool.
+
+        Args:
+            client: Its nodes, credentials, TLS and timeouts are taken over.
+            options: All that ``Wiring.of`` takes; what the client says wins.
+
+        Raises:
+            ValueError: a client with ``decode_responses=True``.
+        """
+        seeds = list(client.nodes_manager.startup_nodes.values())
+        ours = {"response_callbacks", "himport_registry", "max_connections", "redis_connect_func", "event_dispatcher"}
+        theirs = {name: value for name, value in client.connection_kwargs.items() if name not in ours and value is not None}
+        wiring = Wiring.of({**options, **theirs})
+        return cls(wiring, [(node.host, int(node.port)) for node in seeds])
+
+    async def primaries(self) -> Sequence[Executor]:
+        """One executor for each primary.
+
+        Raises:
+            redis.exceptions.ConnectionError: no node tells of the cluster.
+        """
+        self._enter()
+        await self._look_anew()
+        nodes = list(dict.fromkeys(node for node in self._slots if node is not None))
+        if not nodes:
+            raise copy_of(self._trouble or ClusterDownError("no node of this cluster serves any slot"))
+        return [_OnNode(self, node.address) for node in nodes]
+
+    async def aclose(self) -> None:
+        self._guard.close()
+        try:
+            while pending := self._pending():
+                await asyncio.wait(pending)
+        finally:
+            closed = RedisConnectionError("closed by aclose()")
+            for call, (timer, _) in self._waiting.items():
+                timer.cancel()
+                _tell(call, closed)
+            self._waiting.clear()
+            if self._looking is not None:
+                self._looking.cancel()
+            nodes, self._nodes = self._nodes, {}
+            ends = [*self._closing, *([self._looking] if self._looking else [])]
+            await asyncio.gather(*ends, *(node.aclose() for node in nodes.values()), return_exceptions=True)
+
+    # --- calls
+
+    def _call(self, command: Command[Any]) -> asyncio.Future[Any]:
+        if asyncio._get_running_loop() is not self._guard.loop:
+            self._enter()
+        node = self._slots[command.slot]
+        if node is not None:
+            return node.lanes.of(command).call(command)
+        return self._submit(Call(command, self._loop.create_future(), self._deadline()))
+
+    def on_node(self, command: Command[Any], address: Address) -> asyncio.Future[Any]:
+        """Sends a command that is about one node."""
+        self._enter()
+        call = Call(command, self._loop.create_future(), self._deadline())
+        call.server = address
+        return self._submit(call)
+
+    def _deadline(self) -> float:
+        return self._loop.time() + self._wiring.settings.timeout
+
+    def _submit(self, call: Call) -> asyncio.Future[Any]:
+        promise: asyncio.Future[Any] = call.promise  # type: ignore[assignment] # made above
+        self._route(call)
+        return promise
+
+    def _route(self, call: Call) -> None:
+        slot = call.command.slot
+        node = self._slots[slot] if call.server is None else self._node(call.server)
+        if node is not None:
+            node.lanes.of(call.command).submit(call)
+            return
+        self._look()
+        self._hold(call, self._trouble or ClusterDownError(f"no node of this cluster serves slot {slot}"))
+
+    def stray(self, call: Call, error: Exception) -> None:
+        """Takes a call that a node does not serve."""
+        call.is_asking = False
+        call.detours += 1
+        if isinstance(error, AskError):
+            node = self._node((error.host, error.port))
+            if isinstance(error, MovedError):
+                self._slots[call.command.slot] = node
+                self._look()
+            else:
+                call.is_asking = True
+            if call.detours <= FAST_DETOURS:
+                node.lanes.of(call.command).submit(call)
+                return
+            call.is_asking = False
+        elif not isinstance(error, TryAgainError):
+            self._look()
+        self._hold(call, error)
+
+    def troubled(self, error: Exception) -> None:
+        """A connection was lost, or could not be made: its node may not be the primary of its slots for long."""
+        self._look()
+
+    def _hold(self, call: Call, error: Exception) -> None:
+        """Tries again after a pause."""
+        left = call.deadline - self._loop.time()
+        if left <= 0 or is_final(error):
+            _tell(call, error)
+            return
+        pause = min(BACKOFF.compute(min(call.detours, 16)), left)
+        self._waiting[call] = self._loop.call_later(pause, self._retry, call), error
+
+    def _retry(self, call: Call) -> None:
+        _, error = self._waiting.pop(call)
+        if call.promise.done():
+            return
+        if self._loop.time() >= call.deadline:
+            _tell(call, error)
+        else:
+            call.detours += 1
+            self._route(call)
+
+    def _pending(self) -> list[asyncio.Future[Any]]:
+        held: list[Any] = [call.promise for call in self._waiting if not call.promise.done()]
+        return held + [promise for node in self._nodes.values() for lane in node.lanes.all for promise in lane.pending()]
+
+    # --- who serves what
+
+    def _enter(self) -> None:
+        if self._guard.enter():
+            self._loop = asyncio.get_running_loop()
+
+    def _node(self, address: Address) -> _Node:
+        node = self._nodes.get(address)
+        if node is None:
+            node = self._nodes[address] = _Node(self, self._wiring, address)
+        return node
+
+    def _look(self) -> None:
+        """Has the map looked at soon."""
+        if self._looking is None:
+            self._looking = self._loop.create_task(self._keep_looking())
+            self._looking.add_done_callback(self._looked)
+
+    def _looked(self, task: asyncio.Task[None]) -> None:
+        self._looking = None
+
+    async def _look_anew(self) -> None:
+        if self._looking is not None:
+            await asyncio.wait([self._looking])
+        self._look()
+        assert self._looking is not None  # noqa: S101 - for mypy: _look has just set it
+        await asyncio.wait([self._looking])
+
+    async def _keep_looking(self) -> None:
+        """Until no call waits for a node that does not answer."""
+        while True:
+            await self._look_once()
+            await asyncio.sleep(PAUSE)
+            if not any(node.is_stuck for node in self._nodes.values()):
+                return
+
+    async def _look_once(self) -> None:
+        known = list(self._known)
+        random.shuffle(known)
+        # Those that answer first.
+        known.sort(key=lambda address: address in self._nodes and self._nodes[address].is_stuck)
+        for address in [*known, *(seed for seed in self._seeds if seed not in self._known)]:
+            try:
+                async with asyncio.timeout(PATIENCE):
+                    ranges = await self._ask(address)
+            except (RedisConnectionError, RedisTimeoutError, TimeoutError, OSError) as error:
+                self._trouble = (
+                    error if str(error) else RedisTimeoutError(f"{address[0]}:{address[1]}: no map of slots in time")
+                )
+                if is_final(error):
+                    self._fail(error)
+                    return
+            except ResponseError as error:
+                self._trouble = error
+                self._fail(error)
+                return
+            else:
+                if ranges:
+                    self._trouble = None
+                    self._redraw(ranges)
+                    return
+
+    async def _ask(self, address: Address) -> list[SlotRange]:
+        host, port = address
+        connection = await self._wiring.connect(host=host, port=port)
+        try:
+            await connection.send_command("CLUSTER", "SLOTS")
+            return parse_slots(await connection.read_response(disable_decoding=True), host)
+        finally:
+            await connection.disconnect(nowait=True)
+
+    def _redraw(self, ranges: Sequence[SlotRange]) -> None:
+        slots: list[_Node | None] = [None] * SLOTS
+        for first, last, primary, _ in ranges:
+            slots[first : last + 1] = [self._node(primary)] * (last + 1 - first)
+        self._slots = slots
+        self._known = {address for _, _, primary, replicas in ranges for address in (primary, *replicas)}
+        primaries = {primary for _, _, primary, _ in ranges}
+        for address in [address for address in self._nodes if address not in primaries]:
+            node = self._nodes.pop(address)
+            for connection in node.lanes.all:
+                connection.leave(RedisConnectionError(f"{address[0]}:{address[1]} serves no slots any more"))
+            closing = self._loop.create_task(node.aclose())
+            self._closing.add(closing)
+            closing.add_done_callback(self._closing.discard)
+        for call, (timer, error) in list(self._waiting.items()):
+            if not isinstance(error, TryAgainError):
+                timer.cancel()
+                del self._waiting[call]
+                self._route(call)
+
+    def _fail(self, error: Exception) -> None:
+        """No map will be had: that is the answer to those who wait for it."""
+        for call, (timer, _) in list(self._waiting.items()):
+            if self._slots[call.command.slot] is None:
+                timer.cancel()
+                del self._waiting[call]
+                _tell(call, error)
+
+
+class _OnNode:
+    """Runs commands on one node."""
+
+    def __init__(self, owner: ClusterExecutor, address: Address) -> None:
+        self._owner = owner
+        self._address = address
+
+    async def run(self, command: Command[T]) -> T:
+        return command.parse(await self._owner.on_node(command, self._address))
+
+    async def run_many(self, commands: Sequence[Command[Any]]) -> list[Any]:
+        return [await self.run(command) for command in commands]
+
+    async def primaries(self) -> Sequence[Executor]:
+        return [self]
+
+    async def aclose(self) -> None:
+        """Its connections are its owner's."""
+
+
+def _tell(call: Call, error: Exception) -> None:
+    if not call.promise.done():
+        call.promise.set_exception(copy_of(error))

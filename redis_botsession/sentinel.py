@@ -1,0 +1,161 @@
+"""Runs commands on the primary that Redis Sentinel names, and on the next one after a failover."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Any, Self
+
+from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import BusyLoadingError, MasterDownError, NoPermissionError, ReadOnlyError, RedisError
+from redis.exceptions import ConnectionError as RedisConnectionError
+
+from .connection import BACKOFF
+from .pipelined import PipelinedExecutor, Wiring
+from .urls import Address, Target
+
+logger = logging.getLogger("redis_botsession")
+
+#: Seconds after which the sentinels are asked who the primary is, if they have not said so by themselves.
+POLL = 1.0
+#: Seconds that a sentinel gets to connect or to answer; then the next one is asked.
+PATIENCE = 1.0
+
+
+class SentinelExecutor(PipelinedExecutor):
+    """Runs commands on the primary of a service.
+
+    Sentinels tell of a failover as it happens (``+switch-master``). Connections to the old primary are given up that instant:
+    it may not know yet, and what it still said would be lost.
+
+    Args:
+        wiring: How the primary is connected to.
+        sentinels: Where they are.
+        service: What they call the primary.
+        options: For redis-py's clients of the sentinels.
+    """
+
+    def __init__(self, wiring: Wiring, sentinels: tuple[Address, ...], service: str, options: Mapping[str, Any]) -> None:
+        super().__init__(wiring, f"the primary of {service}")
+        self._service = service
+        self._sentinels = [Redis(host=host, port=port, **options) for host, port in sentinels]
+        self._primary: Address | None = None
+        # Each failover has a greater one; a sentinel that has missed the last one still tells of that before.
+        self._config_epoch = -1
+        self._watching: asyncio.Task[None] | None = None
+
+    @classmethod
+    def from_target(cls, target: Target, options: Mapping[str, Any]) -> Self:
+        """An executor for ``redis+sentinel://``.
+
+        Args:
+            target: What the URL says; that wins over ``options``.
+            options: All that ``Wiring.of`` takes; ``sentinel_username`` and ``sentinel_password`` for the sentinels.
+
+        Raises:
+            TypeError: an option that does not exist.
+            ValueError: a number that is out of range, or ``decode_responses``.
+        """
+        all_options = {**options, **target.options}
+        theirs = {
+            "username": all_options.pop("sentinel_username", None),
+            "password": all_options.pop("sentinel_password", None),
+            "socket_timeout": PATIENCE,
+            "socket_connect_timeout": PATIENCE,
+            "retry": Retry(NoBackoff(), 0),
+            # It is the class of a TLS connection, if it is one.
+            "ssl": "connection_class" in target.options,
+            **{name: value for name, value in all_options.items() if name.startswith("ssl_")},
+        }
+        wiring = Wiring.of(all_options, retire_on=(BusyLoadingError, MasterDownError, ReadOnlyError))
+        return cls(wiring, target.seeds, target.service, theirs)
+
+    async def aclose(self) -> None:
+        try:
+            await super().aclose()
+        finally:
+            if self._watching is not None:
+                self._watching.cancel()
+                await asyncio.wait([self._watching])
+            for sentinel in self._sentinels:
+                await sentinel.aclose()
+
+    def _begin(self) -> None:
+        self._watching = asyncio.get_running_loop().create_task(self._watch())
+
+    async def _connect(self) -> Any:
+        host, port = await self._discover()
+        connection = await self._wiring.connect(host=host, port=port)
+        try:
+            await self._check_role(connection, f"{host}:{port}")
+        except BaseException:
+            await connection.disconnect(nowait=True)
+            raise
+        return connection
+
+    async def _check_role(self, connection: Any, address: str) -> None:
+        await connection.send_command("ROLE")
+        with suppress(NoPermissionError):
+            role, *_ = await connection.read_response(disable_decoding=True)
+            if role != b"master":
+                raise RedisConnectionError(f"{address} is no primary, though sentinels name it as that of {self._service}")
+
+    async def _discover(self) -> Address:
+        """Asks all sentinels; gives what the latest of the first majority to answer says.
+
+        Raises:
+            redis.exceptions.ConnectionError: none knows a primary that is up.
+        """
+        asking = [asyncio.ensure_future(sentinel.sentinel_master(self._service)) for sentinel in self._sentinels]
+        answers, troubles = 0, []
+        try:
+            for answer in asyncio.as_completed(asking):
+                try:
+                    self._learn(await answer)
+                except (RedisError, OSError) as error:
+                    troubles.append(str(error) or type(error).__name__)
+                else:
+                    answers += 1
+                    if answers > len(asking) // 2:
+                        break
+        finally:
+            for task in asking:
+                task.cancel()
+            await asyncio.gather(*asking, return_exceptions=True)
+        if self._primary is None or not answers:
+            raise RedisConnectionError(f"no sentinel names {self._address}: {'; '.join(troubles) or 'it is down'}")
+        return self._primary
+
+    async def _watch(self) -> None:
+        failures = 0
+        while True:
+            for sentinel in self._sentinels:
+                try:
+                    async with sentinel.pubsub() as pubsub:
+                        await pubsub.subscribe("+switch-master")
+                        while True:
+                            self._learn(await sentinel.sentinel_master(self._service))
+                            failures = 0
+                            await pubsub.get_message(ignore_subscribe_messages=True, timeout=POLL)
+                except (RedisError, OSError) as error:
+                    logger.debug("a sentinel of %s does not answer: %s", self._service, error)
+                failures += 1
+                await asyncio.sleep(BACKOFF.compute(failures))
+
+    def _learn(self, state: Any) -> None:
+        """Takes in what a sentinel says of the primary."""
+        primary, config_epoch = (state["ip"], state["port"]), state["config-epoch"]
+        if config_epoch < self._config_epoch or state["is_sdown"] or state["is_odown"]:
+            return
+        self._config_epoch = config_epoch
+        before, self._primary = self._primary, primary
+        if before == primary or self._lanes is None:
+            return
+        if before is not None:
+            logger.warning("the primary of %s is now %s:%d, no longer %s:%d", self._service, *primary, *before)
+        for connection in self._lanes.all:
+            connection.leave(RedisConnectionError(f"{self._address} is now {primary[0]}:{primary[1]}"), but_for=primary)

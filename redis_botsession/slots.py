@@ -1,0 +1,32 @@
+"""Who serves which slots of a Redis Cluster, as CLUSTER SLOTS tells it. Nothing here does I/O."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from .urls import Address
+
+#: Hash slots of every cluster.
+SLOTS: Final = 16384
+
+#: First slot, last slot, the primary, its replicas.
+SlotRange = tuple[int, int, Address, tuple[Address, ...]]
+
+
+def parse_slots(reply: Any, asked: str) -> list[SlotRange]:
+    """The ranges in the reply to CLUSTER SLOTS (https://redis.io/docs/latest/commands/cluster-slots/).
+
+    Args:
+        reply: Not decoded.
+        asked: The host that was asked: a node that does not know how clients reach it means this one.
+    """
+    ranges = []
+    for first, last, primary, *replicas in reply:
+        address = _address(primary, asked)
+        ranges.append((int(first), int(last), address, tuple(_address(replica, asked) for replica in replicas)))
+    return ranges
+
+
+def _address(node: Any, asked: str) -> Address:
+    host, port = node[0], node[1]
+    return (host.decode() if host and host != b"?" else asked), int(port)
