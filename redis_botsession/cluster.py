@@ -36,7 +36,7 @@ BACKOFF = ExponentialWithJitterBackoff(base=0.01, cap=0.25)
 PAUSE = 0.1
 #: Seconds that a node gets to tell its map; then another one is asked.
 PATIENCE = 1.0
-#: Redirections that are followed at once; then it takes a pause between two.
+#: How often MOVED is followed at once; then there is a pause before each time.
 FAST_DETOURS = 4
 
 
@@ -181,17 +181,18 @@ class ClusterExecutor(Pipelined):
         """Takes a call that a node does not serve."""
         call.is_asking = False
         call.detours += 1
-        if isinstance(error, AskError):
+        if isinstance(error, MovedError):
             node = self._node((error.host, error.port))
-            if isinstance(error, MovedError):
-                self._slots[call.command.slot] = node
-                self._look()
-            else:
-                call.is_asking = True
+            self._slots[call.command.slot] = node
+            self._look()
             if call.detours <= FAST_DETOURS:
                 node.lanes.of(call.command).submit(call)
                 return
-            call.is_asking = False
+        elif isinstance(error, AskError):
+            # Always at once: where servers send a call in a circle, there is a MOVED or TRYAGAIN in it.
+            call.is_asking = True
+            self._node((error.host, error.port)).lanes.of(call.command).submit(call)
+            return
         elif not isinstance(error, TryAgainError):
             self._look()
         self._hold(call, error)

