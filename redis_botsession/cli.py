@@ -7,8 +7,10 @@ import sys
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
+from typing import NoReturn
 
-from .keys import normal_id
+from .keys import Keys, normal_id
+from .store import DEFAULT_PREFIX
 from .version import __version__
 
 
@@ -25,7 +27,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         SystemExit: by argparse, after ``--help``, ``--version`` or a mistake in the arguments; by a signal.
     """
     parser = _parser()
-    options = parser.parse_args(argv)
+    options, unknown = parser.parse_known_args(argv)
+    if unknown:
+        # Without their values: one may be a URL with a password.
+        names = ", ".join(word.partition("=")[0] if word.startswith("-") else "a value" for word in unknown)
+        options.parser.error(f"unrecognized arguments: {names}")
     run: Callable[[argparse.Namespace], int] | None = options.run
     if run is None:
         parser.print_help()
@@ -39,13 +45,24 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="botsession", description="Sessions of chat bots in Redis.")
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
-    parser.set_defaults(run=None)
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND")
+    parser.set_defaults(run=None, parser=parser)
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", parser_class=_Parser)
     _add_demo(commands)
+    _add_doctor(commands)
     return parser
 
 
-def _add_demo(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+class _Parser(argparse.ArgumentParser):
+    """One whose exit status after a mistake in the arguments can be chosen."""
+
+    mistake = 2
+
+    def error(self, message: str) -> NoReturn:
+        self.print_usage(sys.stderr)
+        self.exit(self.mistake, f"{self.prog}: error: {message}\n")
+
+
+def _add_demo(commands: argparse._SubParsersAction[_Parser]) -> None:
     demo = commands.add_parser(
         "demo",
         help="talk to a bot and watch its session in Redis",
@@ -63,7 +80,74 @@ def _add_demo(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     )
     demo.add_argument("--user", type=_id, metavar="ID", default="you", help="who talks to the bot; default: %(default)s")
     demo.add_argument("--channel", type=_id, metavar="ID", default="console", help="in which channel; default: %(default)s")
-    demo.set_defaults(run=_demo)
+    demo.set_defaults(run=_demo, parser=demo)
+
+
+def _add_doctor(commands: argparse._SubParsersAction[_Parser]) -> None:
+    doctor = commands.add_parser(
+        "doctor",
+        help="examine a Redis server: is it fit to keep sessions?",
+        description=(
+            "Examines a Redis server as an operator of this store would, and says of each finding why it matters and what "
+            "to do. It writes nothing to the server, and prints no session data and no password. Give it the URL that the "
+            "bots have: it also looks at what their user may do."
+        ),
+        epilog=(
+            "Exit status, as monitoring systems like Nagios take it: 0 all well (or for information only), 1 warnings, "
+            "2 something critical, 3 it could not find out (no connection, wrong password, a mistake in the arguments)."
+        ),
+    )
+    # 2 would be a critical finding.
+    doctor.mistake = 3
+    doctor.add_argument(
+        "--url",
+        help=(
+            "what to examine: redis://, rediss://, unix://, redis+cluster://host:port,host:port/ or "
+            "redis+sentinel://host:port,host:port/service; default: REDIS_URL in the environment, else redis://localhost:6379/0"
+        ),
+    )
+    doctor.add_argument(
+        "--prefix", type=_prefix, default=DEFAULT_PREFIX, help="what the store's keys begin with; default: %(default)s"
+    )
+    doctor.add_argument(
+        "--sample",
+        type=_count,
+        metavar="N",
+        default=100,
+        help="look at the sizes of at most N sessions, 0 for none; default: %(default)s",
+    )
+    doctor.add_argument(
+        "--timeout",
+        type=_seconds,
+        metavar="SECONDS",
+        default=5.0,
+        help="how long to wait for a connection, and for each answer; default: %(default)s",
+    )
+    doctor.add_argument("--json", action="store_true", help="print JSON, failures too")
+    doctor.set_defaults(run=_doctor, parser=doctor)
+
+
+def _prefix(text: str) -> str:
+    try:
+        return Keys(text).prefix
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def _count(text: str) -> int:
+    if not (text.isascii() and text.isdigit()):
+        raise argparse.ArgumentTypeError("it must be a whole number, 0 or more")
+    return int(text)
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < float("inf"):
+        raise argparse.ArgumentTypeError("it must be a number of seconds, more than 0")
+    return seconds
 
 
 def _id(text: str) -> str:
@@ -80,3 +164,9 @@ def _demo(options: argparse.Namespace) -> int:
     from .demo.run import run
 
     return run(url=options.url, data=options.data, user=options.user, channel=options.channel)
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from .doctor import run
+
+    return run(url=options.url, prefix=options.prefix, sample=options.sample, timeout=options.timeout, as_json=options.json)

@@ -23,12 +23,21 @@ from .topologies import SERVICE, Node, SentinelServers
 #: The oldest, where scripts hide what they are refused for, the newest, and one of the other family.
 VERSIONS = [server for server in SERVERS if server.id in {"redis-6.2", "redis-8.2", "valkey-9.1"}]
 
+NEWEST = next(server for server in VERSIONS if server.id == "redis-8.2")
+
 Event = Callable[[SentinelServers, Node], Awaitable[None]]
 
 
 @pytest.fixture(params=VERSIONS, ids=lambda server: server.id)
 def servers(request: pytest.FixtureRequest) -> Iterator[SentinelServers]:
     with SentinelServers(*locate_or_skip(request.param)) as group:
+        yield group
+
+
+@pytest.fixture(scope="module")
+def shared() -> Iterator[SentinelServers]:
+    """For what does no harm to them."""
+    with SentinelServers(*locate_or_skip(NEWEST)) as group:
         yield group
 
 
@@ -84,8 +93,20 @@ class Toll:
         )
 
 
-@pytest.mark.parametrize("replicas", [0, 2], ids=["asynchronous", "replicas=2"])
-@pytest.mark.parametrize("event", [kill, hang, fail_over], ids=lambda event: event.__name__)
+@pytest.mark.parametrize(
+    ("servers", "event", "replicas"),
+    [
+        *((server, kill, 0) for server in VERSIONS),
+        *(
+            (NEWEST, event, replicas)
+            for event in (kill, hang, fail_over)
+            for replicas in (0, 2)
+            if (event, replicas) != (kill, 0)
+        ),
+    ],
+    ids=lambda value: getattr(value, "__name__", None) or getattr(value, "id", None) or f"replicas={value}",
+    indirect=["servers"],
+)
 async def test_the_next_primary_is_found_by_itself(
     event: Event, replicas: int, servers: SentinelServers, prefix: str, record_property: Callable[[str, object], None]
 ) -> None:
@@ -183,8 +204,8 @@ async def test_a_client_of_sentinel_leaves_a_demoted_primary_too(servers: Sentin
             await client.aclose()
 
 
-async def test_unknown_services_and_absent_sentinels_are_told(servers: SentinelServers) -> None:
-    hosts = servers.url.removeprefix("redis+sentinel://").partition("/")[0]
+async def test_unknown_services_and_absent_sentinels_are_told(shared: SentinelServers) -> None:
+    hosts = shared.url.removeprefix("redis+sentinel://").partition("/")[0]
     async with SessionStore.from_url(f"redis+sentinel://{hosts}/nobody", timeout=0.5) as store:
         with pytest.raises(redis.ConnectionError, match=r"no sentinel names the primary of nobody: .*No such master"):
             await store.update("u", "c", {"n": 1})
@@ -193,6 +214,7 @@ async def test_unknown_services_and_absent_sentinels_are_told(servers: SentinelS
             await store.update("u", "c", {"n": 1})
 
 
+@pytest.mark.parametrize("servers", [NEWEST], ids=lambda server: server.id, indirect=True)
 async def test_one_sentinel_is_enough_and_none_is_needed_once_connected(
     servers: SentinelServers, watched: SessionStore
 ) -> None:
@@ -204,9 +226,9 @@ async def test_one_sentinel_is_enough_and_none_is_needed_once_connected(
     assert await watched.size() == 20
 
 
-async def test_closing_leaves_no_task(servers: SentinelServers, prefix: str) -> None:
+async def test_closing_leaves_no_task(shared: SentinelServers, prefix: str) -> None:
     before = asyncio.all_tasks()
-    store = SessionStore.from_url(servers.url, prefix=prefix)
+    store = SessionStore.from_url(shared.url, prefix=prefix)
     calls: list[Any] = [asyncio.ensure_future(store.update(user, "c", {"n": 1})) for user in range(20)]
     await asyncio.sleep(0)
     await store.aclose()

@@ -1,0 +1,153 @@
+"""What a server has told about itself: what the checks judge by."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+#: The encodings in which a small hash is one block of memory.
+COMPACT = frozenset({"listpack", "ziplist", "listpackex"})
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """How big one session is.
+
+    Attributes:
+        encoding: How the server keeps it; "" if it does not tell.
+        fields: How many fields it has, the metadata included.
+        largest: Bytes of its longest name or value.
+    """
+
+    encoding: str
+    fields: int
+    largest: int
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """Some of the sessions.
+
+    Attributes:
+        shapes: One for each session that was looked at.
+        is_complete: Whether all keys of the database have been gone through.
+    """
+
+    shapes: tuple[Shape, ...]
+    is_complete: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Rights:
+    """What the doctor's own user may do.
+
+    Attributes:
+        user: Its name.
+        how: How that was found out: "ACL DRYRUN" or "trying".
+        denied: Commands of the store that it may not run on a key under the prefix.
+        absent: Commands of the store that the server does not have.
+        needs_no_password: Whether it is let in with any password; None: not known.
+        other_keys: Whether it reaches keys under other prefixes; None: not known.
+        dangerous: Commands it may run that no bot needs; None: not known.
+    """
+
+    user: str
+    how: str
+    denied: tuple[str, ...] = ()
+    absent: tuple[str, ...] = ()
+    needs_no_password: bool | None = None
+    other_keys: bool | None = None
+    dangerous: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Clock:
+    """Two clocks at one moment.
+
+    Attributes:
+        server: The server's, in seconds since 1970.
+        local: This machine's, half a round trip after it has asked.
+        round_trip: Seconds between question and answer.
+    """
+
+    server: float
+    local: float
+    round_trip: float
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A node as CLUSTER NODES tells it.
+
+    Attributes:
+        id: Its id.
+        address: Its host:port.
+        flags: Like "master", "slave", "fail", "myself".
+        primary: The id of the primary it is a replica of; "" for a primary.
+        slots: How many slots it serves.
+        moving: How many of them are being moved; only the node itself tells that.
+    """
+
+    id: str
+    address: str
+    flags: frozenset[str]
+    primary: str
+    slots: int
+    moving: int
+
+
+@dataclass(frozen=True, slots=True)
+class Watcher:
+    """What one Sentinel says.
+
+    Attributes:
+        address: Its host:port.
+        primary: The host:port that it names; "" for none.
+        quorum: What it answers to CKQUORUM.
+        has_quorum: Whether that was yes; None: it does not tell.
+        problem: Why it could not be asked; "" if it could.
+    """
+
+    address: str
+    primary: str = ""
+    quorum: str = ""
+    has_quorum: bool | None = None
+    problem: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Facts:
+    """All that was gathered of one server.
+
+    Attributes:
+        address: Its host:port, or the path of its socket.
+        prefix: What the keys begin with.
+        info: The reply to INFO, as redis-py reads it; what HELLO tells if INFO is refused.
+        config: The settings that could be read.
+        refused: Why the server does not tell something, by the command that asks for it.
+        rights: What the user may do.
+        sample: Some sessions; None: not looked at.
+        clock: The server's clock; None: not known.
+        pings: Seconds of some round trips.
+        cluster_info: The reply to CLUSTER INFO; empty: no cluster.
+        members: The nodes of the cluster.
+        of_cluster: Whether the URL names a cluster, of which this is one node.
+        is_replica_wanted: Whether a replica is expected here.
+        is_private: Whether the connection is TLS, or does not leave the machine.
+    """
+
+    address: str
+    prefix: str
+    info: Mapping[str, Any] = field(default_factory=dict)
+    config: Mapping[str, str] = field(default_factory=dict)
+    refused: Mapping[str, str] = field(default_factory=dict)
+    rights: Rights
+    sample: Sample | None = None
+    clock: Clock | None = None
+    pings: tuple[float, ...] = ()
+    cluster_info: Mapping[str, str] = field(default_factory=dict)
+    members: tuple[Member, ...] = ()
+    of_cluster: bool = False
+    is_replica_wanted: bool = False
+    is_private: bool = True

@@ -1,0 +1,132 @@
+"""What the doctor has found."""
+
+from __future__ import annotations
+
+import enum
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Any
+
+
+class Severity(enum.IntEnum):
+    """How bad a finding is."""
+
+    OK = 0
+    INFO = 1
+    WARNING = 2
+    CRITICAL = 3
+
+    @property
+    def label(self) -> str:
+        """Its name, in small letters."""
+        return self.name.lower()
+
+
+#: Exit statuses, as monitoring systems like Nagios take them.
+EXIT_STATUS = {Severity.OK: 0, Severity.INFO: 0, Severity.WARNING: 1, Severity.CRITICAL: 2}
+#: The exit status of who could not find out.
+UNKNOWN = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that was looked at.
+
+    Attributes:
+        id: Its stable name, like ``maxmemory-policy``.
+        severity: How bad it is.
+        found: What is there.
+        why: What that means for sessions.
+        advice: What to do.
+        nodes: On which servers, as host:port.
+    """
+
+    id: str
+    severity: Severity
+    found: str
+    why: str = ""
+    advice: str = ""
+    nodes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A server that was looked at.
+
+    Attributes:
+        address: Its host:port, or the path of its socket.
+        product: What it says it is: Redis, Valkey.
+        version: The version of that.
+        role: "primary", "replica" or "unknown".
+        user: The ACL user that looked.
+    """
+
+    address: str
+    product: str
+    version: str
+    role: str
+    user: str
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """All that was found.
+
+    Attributes:
+        target: The URL, without user, password and options.
+        prefix: What the keys begin with.
+        nodes: The servers.
+        findings: The findings, worst first.
+    """
+
+    target: str
+    prefix: str
+    nodes: tuple[Node, ...]
+    findings: tuple[Finding, ...]
+
+    @property
+    def severity(self) -> Severity:
+        """The worst of the findings."""
+        return max((finding.severity for finding in self.findings), default=Severity.OK)
+
+    @property
+    def exit_status(self) -> int:
+        """0, 1 for a warning, 2 for something critical."""
+        return EXIT_STATUS[self.severity]
+
+    def counts(self) -> dict[str, int]:
+        """How many findings there are of each severity, worst first."""
+        found = Counter(finding.severity for finding in self.findings)
+        return {severity.label: found[severity] for severity in sorted(Severity, reverse=True)}
+
+    def as_dict(self) -> dict[str, Any]:
+        """The report for ``json.dumps``."""
+        return {
+            "status": self.severity.label,
+            "exit_status": self.exit_status,
+            "target": self.target,
+            "prefix": self.prefix,
+            "nodes": [{name: getattr(node, name) for name in Node.__slots__} for node in self.nodes],
+            "findings": [
+                {
+                    "id": finding.id,
+                    "severity": finding.severity.label,
+                    "found": finding.found,
+                    "why": finding.why,
+                    "advice": finding.advice,
+                    "nodes": list(finding.nodes),
+                }
+                for finding in self.findings
+            ],
+            "counts": self.counts(),
+        }
+
+
+def merged(findings: Iterable[Finding]) -> tuple[Finding, ...]:
+    """The findings, worst first; those that several servers share become one that names them all."""
+    nodes: dict[Finding, list[str]] = {}
+    for finding in findings:
+        nodes.setdefault(replace(finding, nodes=()), []).extend(finding.nodes)
+    together = (replace(finding, nodes=tuple(dict.fromkeys(names))) for finding, names in nodes.items())
+    return tuple(sorted(together, key=lambda finding: -finding.severity))

@@ -1,0 +1,74 @@
+"""Which nodes a cluster has."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from .facts import Member
+from .server import Server, text
+from .targets import Host
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a node is.
+
+    Attributes:
+        host: Its address.
+        is_replica: Whether it is a replica.
+        is_serving: Whether it is the primary of some slots.
+    """
+
+    host: Host
+    is_replica: bool
+    is_serving: bool
+
+
+def places_of(server: Server, asked: Host) -> list[Place] | Exception:
+    """All nodes, the one that is ``asked`` among them; or the answer of a server that does not tell.
+
+    Raises:
+        redis.RedisError, OSError: it cannot be asked.
+    """
+    slots = server.try_("CLUSTER", "SLOTS")
+    if isinstance(slots, Exception):
+        return slots
+    places: dict[str, Place] = {}
+    for _, _, *nodes in slots:
+        for number, (name, port, id_, *_) in enumerate(nodes):
+            # It has the names that clients are to use; one that is not known is None, "" or "?".
+            host = Host(text(name or b"").strip("?") or asked.name, int(port))
+            places[text(id_)] = Place(host, is_replica=number > 0, is_serving=number == 0)
+    # It leaves out nodes that serve nothing, and replicas that are not ready.
+    for member in members_of(server.ask("CLUSTER", "NODES")):
+        name, _, port = member.address.rpartition(":")
+        if member.id not in places and not member.flags & {"noaddr", "handshake"}:
+            host = Host(name.strip("[]") or asked.name, int(port))
+            places[member.id] = Place(host, is_replica="slave" in member.flags, is_serving=member.slots > 0)
+    return list(places.values()) or [Place(asked, is_replica=False, is_serving=False)]
+
+
+def members_of(reply: Any) -> tuple[Member, ...]:
+    """The reply to CLUSTER NODES; empty for None."""
+    return tuple(_member(words) for line in text(reply or b"").splitlines() if len(words := line.split()) >= 8)
+
+
+def _member(words: list[str]) -> Member:
+    id_, address, flags, primary, *rest = words
+    ranges = [word for word in rest[4:] if not word.startswith("[")]
+    return Member(
+        id=id_,
+        address=address.partition("@")[0],
+        flags=frozenset(flags.split(",")),
+        primary="" if primary == "-" else primary,
+        slots=_count(ranges),
+        # [slot->-id] leaves, [slot-<-id] comes.
+        moving=len(rest[4:]) - len(ranges),
+    )
+
+
+def _count(ranges: Iterable[str]) -> int:
+    bounds = (word.split("-") for word in ranges)
+    return sum(int(bound[-1]) - int(bound[0]) + 1 for bound in bounds)

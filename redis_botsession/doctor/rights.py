@@ -1,0 +1,139 @@
+"""Finds out what the user may do: from ACL DRYRUN, or else by trying what does no harm (what is denied shows in ACL LOG)."""
+
+from __future__ import annotations
+
+import enum
+import re
+from collections.abc import Mapping
+from typing import Any, Final
+from uuid import uuid4
+
+from redis.exceptions import NoPermissionError
+
+from .facts import Rights
+from .needs import DANGEROUS
+from .server import Server, pairs, text
+
+_NO_SCRIPT: Final = "0" * 40
+_ABSENT: Final = re.compile(r"unknown command|Command '.*' not found", re.IGNORECASE)
+#: The categories of the dangerous ones, by which rules name them.
+_CATEGORIES: Final = {
+    "flushall": {"keyspace", "write", "slow", "dangerous"},
+    "keys": {"keyspace", "read", "slow", "dangerous"},
+    "config": {"admin", "slow", "dangerous"},
+    "shutdown": {"admin", "slow", "dangerous"},
+}
+
+
+def probes(key: str) -> dict[str, tuple[str, ...]]:
+    """For each command of the store, one of its kind that changes nothing, whoever runs it.
+
+    ``key`` does not exist, so what removes something finds nothing; what would write or run something is refused for its
+    arguments, after the permission has been looked at.
+    """
+    return {
+        "PING": ("PING",),
+        "EVALSHA": ("EVALSHA", _NO_SCRIPT, "1", key),
+        "EVAL": ("EVAL", "return 0", "not-a-number", key),
+        "HGETALL": ("HGETALL", key),
+        "ZRANGE": ("ZRANGE", key, "0", "-1"),
+        "EXISTS": ("EXISTS", key),
+        "SCAN": ("SCAN", "0", "COUNT", "1"),
+        "TIME": ("TIME",),
+        "HMGET": ("HMGET", key, "f"),
+        "HGET": ("HGET", key, "f"),
+        "HKEYS": ("HKEYS", key),
+        "HSTRLEN": ("HSTRLEN", key, "f"),
+        "HSET": ("HSET", key, "f", "v", "a field without its value"),
+        "HDEL": ("HDEL", key, "f"),
+        "UNLINK": ("UNLINK", key),
+        "ZADD": ("ZADD", key, "not-a-number", "m"),
+        "ZSCORE": ("ZSCORE", key, "m"),
+        "ZREM": ("ZREM", key, "m"),
+        "ZREMRANGEBYSCORE": ("ZREMRANGEBYSCORE", key, "0", "0"),
+        "PEXPIREAT": ("PEXPIREAT", key, "99999999999999"),
+        "PERSIST": ("PERSIST", key),
+    }
+
+
+def gather_rights(server: Server, prefix: str, *, user: str, has_password: bool) -> Rights:
+    """What the user of this connection may do.
+
+    Args:
+        server: The server.
+        prefix: What the keys of the store begin with.
+        user: The user's name, where the server does not tell.
+        has_password: Whether the connection was made with a password.
+    """
+    told = server.ask("ACL", "WHOAMI")
+    name = text(told) if told is not None else user
+    rules = {text(key): value for key, value in pairs(server.ask("ACL", "GETUSER", name)).items()}
+    look = _Look(server, name)
+    unique = uuid4().hex
+    own = f"{prefix}{{botsession-doctor-{unique}}}:probe"
+    # Another first letter: no prefix that is the beginning of it.
+    other = f"{'y' if prefix.startswith('x') else 'x'}-{own}" if prefix else ""
+    answers = {command: look.at(probe) for command, probe in probes(own).items()}
+    readable = [probes(other)[command] for command in ("HGETALL", "EXISTS") if answers[command] is Answer.ALLOWED]
+    return Rights(
+        user=name,
+        how="ACL DRYRUN" if look.is_dry else "trying",
+        denied=tuple(command for command, answer in answers.items() if answer is Answer.DENIED),
+        absent=tuple(command for command, answer in answers.items() if answer is Answer.ABSENT),
+        needs_no_password=_needs_no_password(rules, name, has_password),
+        other_keys=look.at(readable[0]) is Answer.ALLOWED if other and readable else None,
+        dangerous=_dangerous(look, rules),
+    )
+
+
+class Answer(enum.Enum):
+    """Whether a command may be run."""
+
+    ALLOWED = enum.auto()
+    DENIED = enum.auto()
+    ABSENT = enum.auto()
+
+
+class _Look:
+    """Asks whether a command may be run: with ACL DRYRUN, where there is and may be used, else by running it."""
+
+    def __init__(self, server: Server, user: str) -> None:
+        self._server = server
+        self._user = user
+        self.is_dry = server.ask("ACL", "DRYRUN", user, "PING") is not None
+
+    def at(self, command: tuple[str, ...]) -> Answer:
+        if self.is_dry:
+            reply = self._server.try_("ACL", "DRYRUN", self._user, *command)
+            if not isinstance(reply, Exception):
+                return Answer.ALLOWED if text(reply) == "OK" else Answer.DENIED
+        else:
+            reply = self._server.try_(*command)
+        if isinstance(reply, NoPermissionError):
+            return Answer.DENIED
+        # All else is said after the permission has been looked at.
+        return Answer.ABSENT if isinstance(reply, Exception) and _ABSENT.search(str(reply)) else Answer.ALLOWED
+
+
+def _needs_no_password(rules: Mapping[str, Any], user: str, has_password: bool) -> bool | None:
+    if rules:
+        return "nopass" in map(text, rules.get("flags", ()))
+    # It has been let in without one.
+    return True if user == "default" and not has_password else None
+
+
+def _dangerous(look: _Look, rules: Mapping[str, Any]) -> tuple[str, ...] | None:
+    if look.is_dry:
+        return tuple(name for name, command in DANGEROUS.items() if look.at(command) is Answer.ALLOWED)
+    if rules:
+        words = text(rules.get("commands", b"")).split()
+        return tuple(name for name in DANGEROUS if _is_allowed(name.lower(), words))
+    # They are not for trying.
+    return None
+
+
+def _is_allowed(command: str, rules: list[str]) -> bool:
+    """Whether these rules of an ACL, like ``-@all +@read``, allow a command; the last that is about it decides."""
+    name = command.split()[0]
+    about = {"@all", name, command.replace(" ", "|"), *(f"@{category}" for category in _CATEGORIES[name])}
+    return next((rule.startswith("+") for rule in reversed(rules) if rule[1:] in about), False)
