@@ -12,7 +12,7 @@ import math
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from ssl import SSLCertVerificationError
+from ssl import SSLCertVerificationError, SSLError
 from typing import Any, Protocol
 
 import hiredis
@@ -71,8 +71,12 @@ class Dispatcher(Protocol):
 
 def is_final(error: BaseException) -> bool:
     """Whether no second attempt to connect mends this."""
-    return isinstance(error, (AuthenticationError, AuthorizationError)) or isinstance(
-        error.__context__, SSLCertVerificationError
+    if isinstance(error, (AuthenticationError, AuthorizationError)):
+        return True
+    # What the other side thinks of our certificate, it says in an alert (RFC 8446, section 6.2).
+    tls = error.__context__
+    return isinstance(tls, SSLCertVerificationError) or (
+        isinstance(tls, SSLError) and any(word in (tls.reason or "") for word in ("ALERT_UNKNOWN_CA", "CERTIFICATE"))
     )
 
 
@@ -268,7 +272,10 @@ class PipelinedConnection:
         pipeline, silence = self._pipeline, self._silence
         if silence is not None and pipeline.is_waiting and now >= self._heard + silence:
             self._drop(RedisTimeoutError(f"{self._address}: silent for {silence:g} s while replies were due"))
-        pipeline.expire(now, self._timeout, self._trouble)
+        trouble = self._trouble
+        if self._link is None and trouble is None:
+            trouble = RedisTimeoutError(f"cannot connect to {self._address} within {self._timeout:g} s")
+        pipeline.expire(now, self._timeout, trouble)
         if not pipeline.has_line and not pipeline.is_waiting:
             self._timer = None
             return
@@ -352,7 +359,7 @@ class _Link(asyncio.Protocol):
         """Loads the scripts, sees whether the server can vouch for writes, and takes the transport over."""
         try:
             requests = [("SCRIPT", "LOAD", binding.script.source) for binding in BINDINGS.values()]
-            last = ("PING",) if durability is None else durability.request(within=0)
+            last = ("ECHO", "ready") if durability is None else durability.request(within=0)
             await connection.send_packed_command(connection.pack_commands([*requests, last]))
             for _ in requests:
                 with suppress(NoPermissionError):  # EVAL will load them

@@ -6,6 +6,7 @@ Both wait for the writes that came before them on the same connection
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,12 +56,14 @@ def durability_of(replicas: Any, fsync: Any, within: float) -> Durability | None
     """What a store's ``replicas``, ``fsync`` and ``wait_timeout`` (seconds) ask for; None: nothing.
 
     Raises:
-        TypeError, ValueError: not a number of replicas.
+        TypeError, ValueError: not a number of replicas, or not a positive time.
     """
     if isinstance(replicas, bool) or not isinstance(replicas, int):
         raise TypeError(f"replicas must be int, not {type(replicas).__name__}")
     if replicas < 0:
         raise ValueError(f"replicas must not be negative: {replicas}")
+    if not 0 < within < math.inf:
+        raise ValueError(f"wait_timeout must be positive, not {within}")
     return Durability(replicas, bool(fsync), within) if replicas or fsync else None
 
 

@@ -10,7 +10,7 @@ What keeps a reply from the wrong caller:
 
 - A slot is never given up before its reply has come, whatever becomes of the caller. Shifting the queue when a caller was
   cancelled once gave users the chats of others (CVE-2023-28858).
-- Every few calls, and at the end of every write, a fence is sent: PING with a number that no other fence has. Replies are
+- Every few calls, and at the end of every write, a fence is sent: ECHO with a number that no other fence has. Replies are
   handed out only once the fence after them has answered with its number, so a reply too many or too few, whoever added or
   lost it, shows before it does harm: the connection is given up, and what no fence has vouched for counts as unanswered.
 
@@ -177,7 +177,7 @@ class Pipeline:
                 if call.is_asking:
                     # It holds for the very next command only.
                     requests.append(_ASKING)
-                    sent.append(Call(_ASKING_COMMAND, _NOBODY, call.deadline))
+                    sent.append(Call(_ASKING_COMMAND, _Asked(call), call.deadline))
                 request = _pack(call.command.args)
                 requests.append(request)
                 size += len(request)
@@ -293,7 +293,8 @@ class Pipeline:
         self._fences += 1
         token = b"fence-%d" % self._fences
         self._sent.append(token)
-        return self._proof_request + _pack((b"PING", token))
+        # Not PING: a server that cannot save (MISCONF) refuses it, though it serves reads.
+        return self._proof_request + _pack((b"ECHO", token))
 
     def _hand_out(self) -> None:
         refused: list[tuple[Call, Exception]] = []
@@ -301,6 +302,8 @@ class Pipeline:
         for call, reply in zip(self._held, self._replies, strict=True):
             promise = call.promise
             if promise.done():
+                if type(promise) is _Asked and isinstance(reply, Exception):
+                    promise.refuse(reply)
                 continue
             if isinstance(reply, Exception):
                 refused.append((call, reply))
@@ -336,18 +339,24 @@ class Pipeline:
             self._stray(call, error)  # type: ignore[misc] # there are strays only where it is not None
 
 
-class _Nobody:
-    """Waits for nothing."""
+class _Asked:
+    """Nobody waits for the reply to ASKING; but if it is refused, what comes after it goes in a circle."""
+
+    def __init__(self, call: Call) -> None:
+        self._call = call
 
     def done(self) -> bool:
         return True
+
+    def refuse(self, error: Exception) -> None:
+        if not self._call.promise.done():
+            self._call.promise.set_exception(error)
 
     def set_result(self, result: Any, /) -> None: ...
 
     def set_exception(self, exception: BaseException, /) -> None: ...
 
 
-_NOBODY = _Nobody()
 _ASKING_COMMAND: Command[bool] = Command("asking", b"", 0, (b"ASKING",), bool, resend=True)
 
 

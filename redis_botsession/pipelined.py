@@ -6,7 +6,7 @@ import asyncio
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Self, TypeVar
 
@@ -38,7 +38,8 @@ class Wiring:
     settings: Settings
     durability: Durability | None
     kind: Callable[..., Any]
-    options: Mapping[str, Any]
+    # There may be a password in them.
+    options: Mapping[str, Any] = field(repr=False)
 
     @classmethod
     def of(cls, options: Mapping[str, Any], **settings: Any) -> Self:

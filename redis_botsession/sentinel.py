@@ -11,7 +11,14 @@ from typing import Any, Self
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import BusyLoadingError, MasterDownError, NoPermissionError, ReadOnlyError, RedisError
+from redis.exceptions import (
+    AuthenticationError,
+    BusyLoadingError,
+    MasterDownError,
+    NoPermissionError,
+    ReadOnlyError,
+    RedisError,
+)
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from .connection import BACKOFF
@@ -46,7 +53,8 @@ class SentinelExecutor(PipelinedExecutor):
         self._primary: Address | None = None
         # Each failover has a greater one; a sentinel that has missed the last one still tells of that before.
         self._config_epoch = -1
-        self._watching: asyncio.Task[None] | None = None
+        self._watching: list[asyncio.Task[None]] = []
+        self._is_closed = False
 
     @classmethod
     def from_target(cls, target: Target, options: Mapping[str, Any]) -> Self:
@@ -78,14 +86,21 @@ class SentinelExecutor(PipelinedExecutor):
         try:
             await super().aclose()
         finally:
-            if self._watching is not None:
-                self._watching.cancel()
-                await asyncio.wait([self._watching])
+            self._is_closed = True
+            watching = self._watching
+            while watching:
+                for task in watching:
+                    task.cancel()
+                # Again: before Python 3.12, asyncio.wait_for, which redis-py uses, can lose a cancellation
+                # (https://github.com/python/cpython/issues/86296).
+                watching = list((await asyncio.wait(watching, timeout=POLL))[1])
             for sentinel in self._sentinels:
                 await sentinel.aclose()
 
     def _begin(self) -> None:
-        self._watching = asyncio.get_running_loop().create_task(self._watch())
+        loop = asyncio.get_running_loop()
+        # All of them: which one leads a failover, and knows first, is not known before.
+        self._watching = [loop.create_task(self._watch(sentinel)) for sentinel in self._sentinels]
 
     async def _connect(self) -> Any:
         host, port = await self._discover()
@@ -117,7 +132,7 @@ class SentinelExecutor(PipelinedExecutor):
                 try:
                     self._learn(await answer)
                 except (RedisError, OSError) as error:
-                    troubles.append(str(error) or type(error).__name__)
+                    troubles.append(error)
                 else:
                     answers += 1
                     if answers > len(asking) // 2:
@@ -126,30 +141,35 @@ class SentinelExecutor(PipelinedExecutor):
             for task in asking:
                 task.cancel()
             await asyncio.gather(*asking, return_exceptions=True)
-        if self._primary is None or not answers:
-            raise RedisConnectionError(f"no sentinel names {self._address}: {'; '.join(troubles) or 'it is down'}")
-        return self._primary
+        if self._primary is not None and answers:
+            return self._primary
+        if troubles and all(isinstance(error, (NoPermissionError, AuthenticationError)) for error in troubles):
+            raise troubles[0]
+        reasons = "; ".join(str(error) or type(error).__name__ for error in troubles)
+        raise RedisConnectionError(f"no sentinel names {self._address}: {reasons or 'it is down'}")
 
-    async def _watch(self) -> None:
+    async def _watch(self, sentinel: Redis) -> None:
         failures = 0
-        while True:
-            for sentinel in self._sentinels:
-                try:
-                    async with sentinel.pubsub() as pubsub:
-                        await pubsub.subscribe("+switch-master")
-                        while True:
-                            self._learn(await sentinel.sentinel_master(self._service))
-                            failures = 0
-                            await pubsub.get_message(ignore_subscribe_messages=True, timeout=POLL)
-                except (RedisError, OSError) as error:
-                    logger.debug("a sentinel of %s does not answer: %s", self._service, error)
-                failures += 1
-                await asyncio.sleep(BACKOFF.compute(failures))
+        while not self._is_closed:
+            try:
+                async with sentinel.pubsub() as pubsub:
+                    await pubsub.subscribe("+switch-master")
+                    while not self._is_closed:
+                        self._learn(await sentinel.sentinel_master(self._service))
+                        failures = 0
+                        await pubsub.get_message(ignore_subscribe_messages=True, timeout=POLL)
+            except (RedisError, OSError) as error:
+                logger.debug("a sentinel of %s does not answer: %s", self._service, error)
+            failures += 1
+            await asyncio.sleep(BACKOFF.compute(failures))
 
     def _learn(self, state: Any) -> None:
         """Takes in what a sentinel says of the primary."""
         primary, config_epoch = (state["ip"], state["port"]), state["config-epoch"]
         if config_epoch < self._config_epoch or state["is_sdown"] or state["is_odown"]:
+            return
+        if "failover_in_progress" in state["flags"]:
+            # Of the old primary, in the epoch of the new one.
             return
         self._config_epoch = config_epoch
         before, self._primary = self._primary, primary

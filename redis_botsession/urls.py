@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from redis.asyncio.connection import parse_url
 
 Address = tuple[str, int]
 
-_MANY = re.compile(
-    r"(?P<scheme>rediss?)\+(?P<kind>cluster|sentinel)://(?:(?P<user>.*)@)?(?P<hosts>[^@/?]*)(?P<path>/[^?]*)?(?P<query>\?.*)?"
-)
+_MANY = re.compile(r"(?P<scheme>rediss?)\+(?P<kind>cluster|sentinel)://(?P<rest>.*)", re.DOTALL)
+# An @ behind the hosts ends a password with a / or ? in it: what is before that is no host, and is not to be shown as one.
+_REST = re.compile(r"(?:(?P<user>[^/?#]*)@)?(?P<hosts>[^/?#@]*)(?P<path>/[^?#@]*)?(?P<query>\?[^#@]*)?")
+_UNIX = re.compile(r"[^/?#]*@/[^?#@]+(\?[^#@]*)?|/[^?#]+(\?[^#]*)?")
+_DATABASE = re.compile(r"/?|/[0-9]+/?")
 _PORTS = {"cluster": 6379, "sentinel": 26379}
 
 
@@ -28,7 +30,8 @@ class Target:
     """
 
     kind: str
-    options: dict[str, Any]
+    # There may be a password in them.
+    options: dict[str, Any] = field(repr=False)
     seeds: tuple[Address, ...] = ()
     service: str = ""
 
@@ -42,10 +45,15 @@ def read_url(url: str) -> Target:
     """
     if not isinstance(url, str):
         raise TypeError(f"a Redis URL must be str, not {type(url).__name__}")
+    # As redis-py does with the end of a line from a file; here it would become part of a service's name.
+    url = url.strip()
     many = _MANY.fullmatch(url)
     if many is None:
         return Target("server", _options(url))
-    kind, path = many["kind"], (many["path"] or "").strip("/")
+    rest = _REST.fullmatch(many["rest"])
+    if rest is None:
+        raise _unreadable()
+    kind, path = many["kind"], (rest["path"] or "").strip("/")
     service = ""
     if kind == "sentinel":
         service, _, path = path.partition("/")
@@ -53,28 +61,55 @@ def read_url(url: str) -> Target:
             raise ValueError(
                 "a redis+sentinel:// URL ends in the name of the service: redis+sentinel://host:port,host:port/NAME"
             )
-    user = f"{many['user']}@" if many["user"] is not None else ""
+    user = f"{rest['user']}@" if rest["user"] is not None else ""
     seeds, options = [], {}
-    for host in many["hosts"].split(","):
-        if not host:
+    for host in rest["hosts"].split(","):
+        options = _options(f"{many['scheme']}://{user}{host}/{path}{rest['query'] or ''}")
+        # A port alone is no host: its default would be this machine.
+        if not host or host.startswith(":"):
             raise ValueError(
                 f"a redis+{kind}:// URL names hosts, with commas between them: redis+{kind}://host:port,host:port/..."
             )
-        options = _options(f"{many['scheme']}://{user}{host}/{path}{many['query'] or ''}")
         seeds.append((options.pop("host"), options.pop("port", _PORTS[kind])))
     return Target(kind, options, tuple(seeds), service)
 
 
 def _options(url: str) -> dict[str, Any]:
+    error = None
     try:
-        return dict(parse_url(url))
-    except ValueError as error:
-        # redis-py's own messages are good; that of urllib has a piece of the URL in it, which may be one of the password.
-        if str(error).startswith(("Redis URL must", "Invalid value for")):
+        options = dict(parse_url(url))
+    except ValueError as refusal:
+        error = str(refusal)
+    # Outside of the except: what urllib says has a piece of the URL in it, and would stay as the context of ours.
+    if error is None:
+        _check(url)
+        return options
+    if error.startswith("Invalid value for"):
+        _check(url)
+        raise ValueError(error)
+    if error.startswith("Redis URL must"):
+        raise ValueError(f"{error} (or redis+cluster://, redis+sentinel://)")
+    raise _unreadable()
+
+
+def _check(url: str) -> None:
+    """Refuses what redis-py would read as something else than what was meant."""
+    scheme, _, rest = url.partition(":")
+    if scheme.lower() == "unix":
+        if not _UNIX.fullmatch(rest.removeprefix("//")):
             raise ValueError(
-                f"{error} (or redis+cluster://, redis+sentinel://)" if "must" in str(error) else str(error)
-            ) from None
-        raise ValueError(
-            "this Redis URL cannot be read: what should be the port is no number from 0 to 65535. "
-            "Percent-encode what is special in a user or password: / as %2F, @ as %40, : as %3A"
-        ) from None
+                "this unix:// URL cannot be read: it is unix:///path or unix://user:password@/path. Percent-encode what is "
+                "special in a user, password or path: / (but for the path's own) as %2F, ? as %3F, # as %23, @ as %40"
+            )
+        return
+    parts = _REST.fullmatch(rest.removeprefix("//"))
+    if parts is None or not rest.startswith("//") or not _DATABASE.fullmatch(parts["path"] or ""):
+        raise _unreadable()
+
+
+def _unreadable() -> ValueError:
+    return ValueError(
+        "this Redis URL cannot be read: what should be the port is no number from 0 to 65535, what should be the database is "
+        "no number, or something special is not percent-encoded in a user, password or option: "
+        "/ as %2F, ? as %3F, # as %23, @ as %40, : as %3A"
+    )

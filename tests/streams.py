@@ -15,7 +15,7 @@ from redis_botsession.pipeline import Call, Pipeline, Promise
 from .proxy import READ_SIZE, Passage, Proxy
 
 #: The last reply before the connection is the client's: nothing is added or lost earlier.
-HANDSHAKE_END = b"+PONG\r\n"
+HANDSHAKE_END = b"$5\r\nready\r\n"
 #: What makes a reply too many or too few.
 MISCOUNTS = ("surplus", "duplicate", "swallow")
 PUSHES = (

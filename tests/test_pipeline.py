@@ -49,7 +49,7 @@ def encoded(value: Any) -> bytes:
 
 
 def echo(request: list[bytes]) -> bytes:
-    """The reply to ECHO and PING: what they were given."""
+    """The reply to all of them: the last thing they were given."""
     return encoded(request[-1])
 
 
@@ -67,7 +67,7 @@ class Talk:
         """The caller ``n`` asks for its own number."""
         caller: Future[Any] = Future()
         number = b"%d" % len(self.callers)
-        command = Command("get", b"key-" + number, 0, (b"ECHO", *args, number), lambda reply: reply, resend, script)
+        command = Command("get", b"key-" + number, 0, (b"GET", *args, number), lambda reply: reply, resend, script)
         self.callers.append(caller)
         self.pipeline.submit(Call(command, caller, deadline))
         return caller
@@ -84,7 +84,7 @@ class Talk:
 
     def sent(self) -> list[bytes]:
         """The numbers of the callers whose calls are written now."""
-        return [request[-1] for request in self.requests() if request[0] == b"ECHO"]
+        return [request[-1] for request in self.requests() if request[0] == b"GET"]
 
     def replies(self) -> list[bytes]:
         """The replies to what is written now."""
@@ -165,7 +165,7 @@ def check_that_each_gets_its_own(pipeline: Pipeline, script: list[Round]) -> Non
         for index in unsent:
             talk.callers[index].cancel()
         requests = talk.requests()
-        written = [int(request[-1]) for request in requests if request[0] == b"ECHO"]
+        written = [int(request[-1]) for request in requests if request[0] == b"GET"]
         assert written == [index for index in range(first, len(talk.callers)) if index not in unsent]
         stream += b"".join(map(echo, requests))
         for index in turn.after:
@@ -215,14 +215,14 @@ def test_every_write_ends_with_a_fence_and_no_fence_is_like_another() -> None:
     for _ in range(5):
         talk.calls(100)
         requests = talk.requests()
-        assert requests[-1][0] == b"PING"
-        fences += [request[1] for request in requests if request[0] == b"PING"]
+        assert requests[-1][0] == b"ECHO"
+        fences += [request[1] for request in requests if request[0] == b"ECHO"]
     assert len(set(fences)) == len(fences)
 
 
 def test_a_value_of_five_megabytes_comes_whole() -> None:
     value = random.Random(5).randbytes(5 << 20)  # noqa: S311 - the same bytes each time
-    talk = Talk(answer=lambda request: encoded([value, request[1]]) if request[0] == b"ECHO" else echo(request))
+    talk = Talk(answer=lambda request: encoded([value, request[1]]) if request[0] == b"GET" else echo(request))
     talk.calls(3)
     stream = b"".join(talk.replies())
     for start in range(0, len(stream), 65_536):
@@ -389,7 +389,7 @@ def test_errors_inside_of_a_reply_are_part_of_it() -> None:
 
 @pytest.mark.parametrize("value", [None, b"", 0, [], {}, [None], {b"k": b"v"}, "OK"])
 def test_replies_of_all_types_are_handed_out_as_they_are(value: Any) -> None:
-    talk = Talk(answer=lambda request: encoded(value) if request[0] == b"ECHO" else echo(request))
+    talk = Talk(answer=lambda request: encoded(value) if request[0] == b"GET" else echo(request))
     caller = talk.call()
     talk.exchange()
     assert caller.done()
@@ -402,7 +402,7 @@ def test_an_unknown_script_is_sent_as_source(resend: bool) -> None:
 
     def answer(request: list[bytes]) -> bytes:
         asked.append(request)
-        return b"-NOSCRIPT No matching script\r\n" if request[:2] == [b"ECHO", b"sha"] else echo(request)
+        return b"-NOSCRIPT No matching script\r\n" if request[:2] == [b"GET", b"sha"] else echo(request)
 
     talk = Talk(answer=answer)
     before = talk.call()
@@ -410,8 +410,8 @@ def test_an_unknown_script_is_sent_as_source(resend: bool) -> None:
     after = talk.call()
     talk.exchange()
     assert (before.result(), caller.result(), after.result()) == (b"0", b"1", b"2")
-    runs = [request for request in asked if request[-1] == b"1" and request[0] != b"PING"]
-    assert runs == [[b"ECHO", b"sha", b"1", b"key", b"1"], [b"EVAL", SCRIPT.source, b"1", b"key", b"1"]]
+    runs = [request for request in asked if request[-1] == b"1" and request[0] != b"ECHO"]
+    assert runs == [[b"GET", b"sha", b"1", b"key", b"1"], [b"EVAL", SCRIPT.source, b"1", b"key", b"1"]]
 
 
 def test_unknown_scripts_go_before_the_rest_of_the_line_in_their_order() -> None:
@@ -422,7 +422,7 @@ def test_unknown_scripts_go_before_the_rest_of_the_line_in_their_order() -> None
     talk.calls(8, script=SCRIPT, args=[b"sha", b"0"])
     talk.callers[1].cancel()
     first = talk.requests()
-    tried = [request[-1] for request in first if request[0] == b"ECHO"]
+    tried = [request[-1] for request in first if request[0] == b"GET"]
     assert 0 < len(tried) < 7
     talk.pipeline.receive(b"".join(map(talk.answer, first)))
     assert talk.results() == [None] * 8
@@ -440,7 +440,7 @@ def test_an_unknown_script_of_a_cancelled_caller_is_not_sent_again() -> None:
 
 
 def test_noscript_for_what_calls_no_script_is_an_answer() -> None:
-    talk = Talk(answer=lambda request: b"-NOSCRIPT what?\r\n" if request[0] == b"ECHO" else echo(request))
+    talk = Talk(answer=lambda request: b"-NOSCRIPT what?\r\n" if request[0] == b"GET" else echo(request))
     caller = talk.call()
     talk.exchange()
     assert isinstance(caller.exception(), redis.exceptions.NoScriptError)
@@ -448,7 +448,7 @@ def test_noscript_for_what_calls_no_script_is_an_answer() -> None:
 
 @pytest.mark.parametrize("resend", [True, False])
 def test_while_the_server_loads_its_data_calls_go_back_into_the_line_for_another_connection(resend: bool) -> None:
-    talk = Talk(answer=lambda request: b"-LOADING in memory\r\n" if request[0] == b"ECHO" else echo(request))
+    talk = Talk(answer=lambda request: b"-LOADING in memory\r\n" if request[0] == b"GET" else echo(request))
     talk.calls(3, resend=resend)
     talk.pipeline.receive(b"".join(talk.replies()))
     assert talk.results() == [None] * 3
@@ -471,7 +471,7 @@ def test_while_the_server_loads_its_data_calls_go_back_into_the_line_for_another
 
 
 def test_whose_deadline_passes_while_the_server_loads_its_data_is_told_so() -> None:
-    talk = Talk(answer=lambda request: b"-LOADING in memory\r\n" if request[0] == b"ECHO" else echo(request))
+    talk = Talk(answer=lambda request: b"-LOADING in memory\r\n" if request[0] == b"GET" else echo(request))
     caller = talk.call(deadline=10)
     talk.pipeline.receive(b"".join(talk.replies()))
     talk.pipeline.expire(10, 5, None)
@@ -486,7 +486,7 @@ def test_no_more_are_in_flight_than_allowed_and_the_rest_wait_in_order() -> None
     talk.calls(95)
     order: list[bytes] = []
     while requests := talk.requests():
-        sent = [request[-1] for request in requests if request[0] == b"ECHO"]
+        sent = [request[-1] for request in requests if request[0] == b"GET"]
         assert 0 < len(sent) <= 10
         assert talk.requests() == []
         order += sent
@@ -500,7 +500,7 @@ def test_one_in_flight() -> None:
     talk.calls(3)
     for number in numbers(3):
         requests = talk.requests()
-        assert [request[-1] for request in requests if request[0] == b"ECHO"] == [number]
+        assert [request[-1] for request in requests if request[0] == b"GET"] == [number]
         talk.pipeline.receive(b"".join(map(echo, requests)))
     assert talk.results() == numbers(3)
 
@@ -511,7 +511,7 @@ def test_who_is_cancelled_in_time_is_never_sent() -> None:
     for step in range(40):
         callers[(step * 7) % 40].cancel()
         requests = talk.requests()
-        assert not any(callers[int(request[-1])].cancelled() for request in requests if request[0] == b"ECHO")
+        assert not any(callers[int(request[-1])].cancelled() for request in requests if request[0] == b"GET")
         talk.pipeline.receive(b"".join(map(echo, requests)))
     assert all(caller.done() for caller in callers)
     assert nobody_has_anothers(talk)
@@ -784,7 +784,7 @@ class ForgettingPipeline(Pipeline):
         data = super().take()
         server = hiredis.Reader()
         server.feed(data)
-        self.slots += [None if request[0] == b"PING" else next(line) for request in iter(server.gets, False)]
+        self.slots += [None if request[0] == b"ECHO" else next(line) for request in iter(server.gets, False)]
         self.line = list(line)
         return data
 

@@ -300,16 +300,16 @@ async def test_one_round_trip_for_an_unchanged_session_and_two_for_a_changed_one
     await client.config_resetstat()
     for _ in range(10):
         await middleware(ctx, look)
-    # HGETALL and the touch script, in one round trip; nothing else but the PING that vouches for their replies.
+    # HGETALL and the touch script, in one round trip; nothing else but the ECHO that vouches for their replies.
     sent, reads = await _sent(client)
-    assert sent == {"hgetall": 10, "evalsha": 10, "ping": 10}
+    assert sent == {"hgetall": 10, "evalsha": 10, "echo": 10}
     assert reads == 10
 
     await client.config_resetstat()
     for _ in range(10):
         await middleware(ctx, change)
     sent, reads = await _sent(client)
-    assert sent == {"hgetall": 10, "evalsha": 20, "ping": 20}
+    assert sent == {"hgetall": 10, "evalsha": 20, "echo": 20}
     assert reads == 20
 
 

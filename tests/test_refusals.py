@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
@@ -129,33 +127,6 @@ async def test_a_user_without_one_permission_leaves_no_half_session(
     assert refused or denied in {"unlink", "zrem"}
 
 
-async def test_the_commands_that_the_readme_names_are_enough(
-    client: redis.asyncio.Redis, url: str, prefix: str, store: SessionStore
-) -> None:
-    readme = (Path(__file__).parent.parent / "README.md").read_text("utf-8")
-    named = re.search(r"\*\*Commands\*\* that the store's user needs: `([A-Z\s]+)`", readme)
-    assert named
-    commands = [f"+{name.lower()}" for name in named[1].split()]
-    await client.acl_setuser("least", enabled=True, passwords=["+secret"], keys=[f"{prefix}*"], commands=commands)
-    try:
-        async with SessionStore.from_url(as_user(url, "least"), prefix=prefix) as least:
-            for write in writes(least, "c"):
-                await write()
-                await least.delete("u", "c", expected_version=await least.update("u", "c", {"n": 1}))
-            async with SessionStore(client, prefix=prefix, ttl=None) as endless:
-                await endless.update("u", "d", {"n": 1})
-            async with least.session("u", "d") as session:
-                session.data["n"] = 2
-            assert await least.channels("u") == ["d"]
-            assert await least.size() == 1
-            await least.set("u", "d", BotSession("u", "d", expires_at=datetime(2000, 1, 1, tzinfo=UTC)))
-            assert await least.clear("u") == 0
-        async with SessionStore.from_url(as_user(url, "least"), prefix="other:") as other:
-            with pytest.raises(ResponseError, match=r"(?i)permission|can't access"):
-                await other.get("u", "c")
-    finally:
-        await client.acl_deluser("least")
-
-
-def as_user(url: str, name: str) -> str:
-    return urlsplit(url)._replace(netloc=f"{name}:secret@{urlsplit(url).netloc}").geturl()
+def as_user(url: str, name: str, password: str = "secret") -> str:  # noqa: S107 - a password for the tests only
+    """The URL for another user."""
+    return urlsplit(url)._replace(netloc=f"{name}:{password}@{urlsplit(url).netloc}").geturl()

@@ -129,7 +129,7 @@ class Facts:
         rights: What the user may do.
         sample: Some sessions; None: not looked at.
         clock: The server's clock; None: not known.
-        pings: Seconds of some round trips.
+        round_trips: Seconds of some round trips.
         cluster_info: The reply to CLUSTER INFO; empty: no cluster.
         members: The nodes of the cluster.
         of_cluster: Whether the URL names a cluster, of which this is one node.
@@ -145,7 +145,7 @@ class Facts:
     rights: Rights
     sample: Sample | None = None
     clock: Clock | None = None
-    pings: tuple[float, ...] = ()
+    round_trips: tuple[float, ...] = ()
     cluster_info: Mapping[str, str] = field(default_factory=dict)
     members: tuple[Member, ...] = ()
     of_cluster: bool = False

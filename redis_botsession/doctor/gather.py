@@ -18,7 +18,7 @@ from .rights import gather_rights
 from .sampling import gather_sample
 from .server import ANSWERS, Server, pairs, text
 
-PINGS: Final = 30
+ROUND_TRIPS: Final = 30
 #: Of so many answers to TIME, the fastest counts.
 _TIMES: Final = 5
 _SETTINGS: Final = (
@@ -71,7 +71,7 @@ def gather(
         config=_config(server),
         sample=gather_sample(server, keys, sample) if sample else None,
         clock=_clock(server),
-        pings=_pings(server),
+        round_trips=_round_trips(server),
         cluster_info=_lines(server.ask("CLUSTER", "INFO", name="CLUSTER INFO")) if in_cluster else {},
         members=members_of(server.ask("CLUSTER", "NODES", name="CLUSTER NODES")) if in_cluster else (),
         is_replica_wanted=is_replica_wanted,
@@ -131,11 +131,11 @@ def _clock(server: Server) -> Clock | None:
     return min(readings, key=lambda reading: reading.round_trip)
 
 
-def _pings(server: Server) -> tuple[float, ...]:
+def _round_trips(server: Server) -> tuple[float, ...]:
     took = []
-    for _ in range(PINGS):
+    for _ in range(ROUND_TRIPS):
         began = time.perf_counter()
-        if server.ask("PING") is None:
+        if server.ask("ECHO", "") is None:
             return ()
         took.append(time.perf_counter() - began)
     return tuple(took)

@@ -6,7 +6,7 @@ from typing import Final
 
 #: The commands that the store sends, or that its scripts call.
 STORE_COMMANDS: Final = (
-    *("PING", "EVALSHA", "EVAL", "HGETALL", "ZRANGE", "EXISTS", "SCAN", "TIME", "HMGET", "HGET", "HKEYS", "HSTRLEN", "HSET"),
+    *("ECHO", "EVALSHA", "EVAL", "HGETALL", "ZRANGE", "EXISTS", "SCAN", "TIME", "HMGET", "HGET", "HKEYS", "HSTRLEN", "HSET"),
     *("HDEL", "UNLINK", "ZADD", "ZSCORE", "ZREM", "ZREMRANGEBYSCORE", "PEXPIREAT", "PERSIST"),
 )
 #: Of these, what only ``scan`` and ``size`` need.

@@ -32,7 +32,7 @@ def probes(key: str) -> dict[str, tuple[str, ...]]:
     arguments, after the permission has been looked at.
     """
     return {
-        "PING": ("PING",),
+        "ECHO": ("ECHO", ""),
         "EVALSHA": ("EVALSHA", _NO_SCRIPT, "1", key),
         "EVAL": ("EVAL", "return 0", "not-a-number", key),
         "HGETALL": ("HGETALL", key),
@@ -100,7 +100,7 @@ class _Look:
     def __init__(self, server: Server, user: str) -> None:
         self._server = server
         self._user = user
-        self.is_dry = server.ask("ACL", "DRYRUN", user, "PING") is not None
+        self.is_dry = server.ask("ACL", "DRYRUN", user, "ECHO", "") is not None
 
     def at(self, command: tuple[str, ...]) -> Answer:
         if self.is_dry:

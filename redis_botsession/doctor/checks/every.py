@@ -37,7 +37,7 @@ def _findings(facts: Facts) -> Iterator[Finding]:
         check_encoding(facts.sample, config, facts.prefix),
         check_access(facts.rights, facts.prefix),
         check_clock(facts.clock),
-        check_latency(facts.pings),
+        check_latency(facts.round_trips),
         check_tls(is_private=facts.is_private),
         check_refused(facts.refused),
     )

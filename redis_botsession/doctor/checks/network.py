@@ -40,12 +40,12 @@ def _time(seconds: float) -> str:
         return f"{seconds:.0f} s since 1970"
 
 
-def check_latency(pings: Sequence[float]) -> Iterator[Finding]:
-    """The round trips of some PINGs, in seconds."""
-    if not pings:
+def check_latency(round_trips: Sequence[float]) -> Iterator[Finding]:
+    """The some round trips, in seconds."""
+    if not round_trips:
         return
-    p50, worst = 1000 * percentile(pings, 50), 1000 * max(pings)
-    found = f"{len(pings)} PINGs: p50 {p50:.2f} ms, max {worst:.2f} ms"
+    p50, worst = 1000 * percentile(round_trips, 50), 1000 * max(round_trips)
+    found = f"{len(round_trips)} round trips: p50 {p50:.2f} ms, max {worst:.2f} ms"
     if p50 <= SLOW_MS:
         yield Finding("latency", Severity.OK, found)
         return

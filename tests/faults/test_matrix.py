@@ -1,0 +1,128 @@
+"""Each fault on each server, under load: what is promised holds. The table at the end of the run says so."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from redis_botsession import SessionStore
+from redis_botsession.embedded import LocalServer, ServerFailed
+from redis_botsession.testing.harness import eventually
+
+from ..servers import CI, SERVERS, Server
+from .faults import FAULTS, SNAPSHOTS, Fault, Ground, Maker
+from .history import Kind
+from .matrix import Matrix
+from .proxy import SteeredProxy
+from .workload import SEED, Workload
+
+#: Stores of one workload, and connections of each.
+STORES = 2
+CONNECTIONS = 2
+
+
+class Servers:
+    """Makes servers of each version, and keeps one of each running for all faults that do not end it."""
+
+    def __init__(self, stack: ExitStack) -> None:
+        self._stack = stack
+        self._running: dict[Server, tuple[Maker, LocalServer]] = {}
+
+    def get(self, server: Server) -> tuple[Maker, LocalServer]:
+        """What makes servers of this version, and one that runs.
+
+        Skips the test where it cannot be had; fails it in CI.
+        """
+        if server not in self._running:
+            try:
+                binary, env = server.locate()
+                make = partial(LocalServer, binary, env=env)
+                self._running[server] = make, self._stack.enter_context(make(tcp=True))
+            except (OSError, subprocess.CalledProcessError, ServerFailed) as error:
+                reason = f"{server.id} cannot be had: {error} {getattr(error, 'stderr', '')}"
+                if CI:
+                    pytest.fail(reason)
+                pytest.skip(reason)
+        return self._running[server]
+
+
+@pytest.fixture(scope="module")
+def running() -> Iterator[Servers]:
+    with ExitStack() as stack:
+        yield Servers(stack)
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name.replace(" ", "-"))
+@pytest.mark.parametrize("server", SERVERS, ids=lambda server: server.id)
+async def test_what_is_promised_holds(
+    server: Server, fault: Fault, running: Servers, matrix: Matrix, prefix: str, tmp_path: Path
+) -> None:
+    seed = f"{SEED}/{fault.name}/{server.id}"
+    stray: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: stray.append(context))
+    with matrix.cell(fault.name, fault.promise, server.id) as cell:
+        async with ground_for(fault, *running.get(server), tmp_path) as ground:
+            try:
+                await work(fault, ground, prefix, seed)
+            finally:
+                cell.counts += ground.workload.history.counts()
+            await assert_quiet(ground)
+            async with SessionStore.from_url(ground.server.url, prefix=prefix) as fresh:
+                violations = await ground.workload.check(fresh)
+        workload = ground.workload
+        allowed = {"read": fault.reads, "write": fault.writes}
+        surprises = {what: times for what, times in workload.errors.items() if what[1] not in allowed[what[0]]}
+        assert not violations, "\n".join(map(str, violations[:20]))
+        assert not surprises, f"errors that reached users: {surprises}; seed {seed}"
+        assert not workload.hanging, f"calls hang: {workload.hanging}; seed {seed}"
+        assert not stray, f"errors that nobody was told: {stray}; seed {seed}"
+        assert {write.target.kind for write in workload.history.writes if write.is_acknowledged} == set(Kind)
+        assert workload.history.counts()["reads"]
+
+
+@asynccontextmanager
+async def ground_for(fault: Fault, make: Maker, shared: LocalServer, data: Path) -> AsyncIterator[Ground]:
+    """Where the fault takes place: on the shared server, or on one that is started and stopped here."""
+    if fault.data is None:
+        yield Ground(make, shared, data)
+        return
+    ground = Ground(make, make(tcp=True, data=data, options=SNAPSHOTS if fault.data == "rdb" else []), data)
+    try:
+        await asyncio.to_thread(ground.server.start)
+        yield ground
+    finally:
+        await asyncio.to_thread(ground.server.stop)
+
+
+async def work(fault: Fault, ground: Ground, prefix: str, seed: str) -> None:
+    """A workload on stores of its own, and the fault; all connections are closed in the end."""
+    async with AsyncExitStack() as stack:
+        url = ground.server.url
+        if fault.has_proxy:
+            ground.proxy = await stack.enter_async_context(SteeredProxy(url, seed))
+            url = ground.proxy.url
+        stores = [
+            SessionStore.from_url(url, prefix=prefix, max_connections=CONNECTIONS, **fault.options) for _ in range(STORES)
+        ]
+        for store in stores:
+            await stack.enter_async_context(store)
+        ground.workload = Workload(seed, stores, cancels=fault.cancels)
+        ground.make_store = lambda: SessionStore.from_url(ground.server.url, prefix=prefix)
+        await ground.workload.run(partial(fault.happen, ground))
+
+
+async def assert_quiet(ground: Ground) -> None:
+    """Waits until the server has done all that was on its way to it: it has let go of every connection."""
+    async with ground.admin() as admin:
+
+        async def is_alone() -> bool:
+            return len(await admin.client_list()) == 1
+
+        await eventually(is_alone)

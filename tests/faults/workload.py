@@ -1,0 +1,200 @@
+"""Many workers on a few sessions, while something happens to their connections or to the server.
+
+The environment says with which dice and how much: FAULTS_SEED, FAULTS_OPERATIONS (loads and writes of one workload; there are
+more of them where the faults take longer).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import re
+from collections import Counter
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import RedisError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+
+from redis_botsession import OutcomeUnknown, VersionConflict
+from redis_botsession.base import BotSessionStore
+
+from .history import History, Kind, Outcome, State, Target, Violation, check
+
+SEED = os.environ.get("FAULTS_SEED", "7")
+OPERATIONS = int(os.environ.get("FAULTS_OPERATIONS", "1500"))
+
+WORKERS = 16
+#: Sessions of each kind at a time, and operations after which there are others: these would grow without end.
+SESSIONS = 3
+GENERATION = 1000
+#: Seconds within which whatever must happen has happened: far more than any timeout of a store here.
+PATIENCE = 60.0
+#: Seconds after which a call is cancelled, at most; one of these. A round trip takes about one millisecond.
+LATEST_CANCEL = (0.0, 0.002, 0.02)
+
+# What servers say before they write anything. 6.2 gives it as the text of an error of the script. The last two are for tests
+# of replicas and clusters.
+_REFUSALS = {
+    "OOM": re.compile(r"\bOOM\b|used memory"),
+    "READONLY": re.compile(r"\bREADONLY\b|read only replica"),
+    "MISCONF": re.compile(r"\bMISCONF\b|configured to save RDB snapshots"),
+    "NOAUTH": re.compile(r"\bNOAUTH\b|Authentication required"),
+    "NOREPLICAS": re.compile(r"\bNOREPLICAS\b|Not enough good replicas"),
+    "CLUSTERDOWN": re.compile(r"\bCLUSTERDOWN\b|cluster is down|slot not served"),
+}
+
+
+class Workload:
+    """Workers, their history, and what reached them.
+
+    Args:
+        seed: For the dice.
+        stores: What the workers use, each worker one of them: different stores are different processes to the server.
+        cancels: The share of the calls that are cancelled.
+        prefix: What the users' names begin with.
+
+    Attributes:
+        history: All that they did.
+        errors: How many errors reached them: by "read" or "write", and the name of the error (``name_of``).
+        hanging: Calls that did not end.
+    """
+
+    def __init__(self, seed: str, stores: Sequence[BotSessionStore], *, cancels: float = 0.0, prefix: str = "") -> None:
+        self.history = History(seed)
+        self.errors: Counter[tuple[str, str]] = Counter()
+        self.hanging: list[str] = []
+        self._seed = seed
+        self._stores = stores
+        self._cancels = cancels
+        self._prefix = prefix
+        self._workers = [f"worker-{number}" for number in range(WORKERS)]
+        self._calls: Counter[str] = Counter()
+        self._moved = asyncio.Event()
+        self._is_over = False
+
+    async def run(self, faults: Callable[[], Awaitable[None]], operations: int = OPERATIONS) -> None:
+        """Works until ``faults`` has returned and there were so many operations."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                for number, worker in enumerate(self._workers):
+                    group.create_task(self._work(worker, self._stores[number % len(self._stores)], operations))
+                await faults()
+                self._is_over = True
+        except BaseExceptionGroup as failures:
+            raise failures.exceptions[0] from None
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        """Waits until ``condition`` holds; looks whenever a call has ended.
+
+        Raises:
+            TimeoutError: it does not come to that.
+        """
+        async with asyncio.timeout(PATIENCE):
+            while not condition():
+                self._moved.clear()
+                await self._moved.wait()
+
+    async def went_on(self) -> None:
+        """Waits until every worker has ended the call it is in, and the one after it.
+
+        What was lost has been answered or sent again by then, and every connection that is gone has been noticed.
+        """
+        before = self._calls.copy()
+        await self.until(lambda: all(self._calls[worker] >= before[worker] + 2 for worker in self._workers))
+
+    def failures(self, kind: str) -> int:
+        """How many errors reached the users; ``kind`` is "read" or "write". Conflicts are not among them."""
+        return sum(count for (what, _), count in self.errors.items() if what == kind)
+
+    async def visit(self, store: BotSessionStore) -> None:
+        """One load and one write by a newcomer, through a store of its own."""
+        dice = random.Random(self._seed)  # noqa: S311 - a test that can be repeated
+        target = Target(Kind.MERGE, f"{self._prefix}newcomer")
+        await self._read("newcomer", target, store, dice)
+        await self._write("newcomer", target, None, store, dice)
+
+    async def check(self, fresh: BotSessionStore) -> list[Violation]:
+        """Loads what there is in the end and compares. Nothing may be on its way to the server any more."""
+        final = {target: State.of(await fresh.get(target.user, target.channel)) for target in self.history.targets}
+        return check(self.history, final)
+
+    # --- workers
+
+    async def _work(self, worker: str, store: BotSessionStore, operations: int) -> None:
+        dice = random.Random(f"{self._seed}/{worker}")  # noqa: S311 - a test that can be repeated
+        while not self._is_over or self._calls.total() < operations:
+            kind = dice.choice(list(Kind))
+            # Users stay the same, and with them which connections are used.
+            user = f"{self._prefix}{kind}-{dice.randrange(SESSIONS)}"
+            target = Target(kind, user, f"c{self._calls.total() // GENERATION}")
+            state = await self._read(worker, target, store, dice) if target.kind is Kind.CHAIN or dice.random() < 0.3 else None
+            if target.kind is Kind.MERGE:
+                await self._write(worker, target, None, store, dice)
+            elif state is not None and dice.random() < 0.8:
+                await self._write(worker, target, state, store, dice)
+
+    async def _read(self, worker: str, target: Target, store: BotSessionStore, dice: random.Random) -> State | None:
+        read = self.history.begin_read(worker, target)
+        task = await self._ended(worker, store.get(target.user, target.channel), dice)
+        if task.cancelled():
+            return None
+        if (error := task.exception()) is not None:
+            self.errors["read", name_of(error)] += 1
+            return None
+        return self.history.end_read(read, task.result())
+
+    async def _write(
+        self, worker: str, target: Target, base: State | None, store: BotSessionStore, dice: random.Random
+    ) -> None:
+        write = self.history.begin_write(worker, target, base)
+        expected = None if base is None else base.version
+        call = store.update(target.user, target.channel, write.changes, expected_version=expected)
+        task = await self._ended(worker, call, dice)
+        if task.cancelled():
+            self.history.end_write(write, Outcome.UNKNOWN, reason="CancelledError")
+        elif (error := task.exception()) is None:
+            self.history.end_write(write, Outcome.ACKNOWLEDGED, version=task.result())
+        else:
+            name = name_of(error)
+            self.history.end_write(write, Outcome.REFUSED if is_refusal(error) else Outcome.UNKNOWN, reason=name)
+            if not isinstance(error, VersionConflict):
+                self.errors["write", name] += 1
+
+    async def _ended(self, worker: str, call: Any, dice: random.Random) -> asyncio.Task[Any]:
+        """The call as a task that is done, perhaps cancelled."""
+        task: asyncio.Task[Any] = asyncio.ensure_future(call)
+        may_be_cancelled = dice.random() < self._cancels
+        if may_be_cancelled:
+            asyncio.get_running_loop().call_later(dice.random() * dice.choice(LATEST_CANCEL), task.cancel)
+        try:
+            # Not asyncio.timeout: it would wait for a call that takes no cancellation, either.
+            await asyncio.wait([task], timeout=PATIENCE)
+            if not task.done():
+                self.hanging.append(f"{worker}: {call.__qualname__}")
+                may_be_cancelled = True
+        finally:
+            if not task.done():
+                task.cancel()
+                await asyncio.wait([task])
+        assert may_be_cancelled or not task.cancelled(), "a call was cancelled that nobody has cancelled"
+        self._calls[worker] += 1
+        self._moved.set()
+        return task
+
+
+def name_of(error: BaseException) -> str:
+    """What an error is called in the tables here: what a server refuses by what it says, others by their class."""
+    for name, pattern in _REFUSALS.items():
+        if isinstance(error, RedisError) and pattern.search(str(error)):
+            return name
+    return type(error).__name__
+
+
+def is_refusal(error: BaseException) -> bool:
+    """Whether a write that ended so was not applied, as the store promises."""
+    if isinstance(error, OutcomeUnknown):
+        return False
+    return isinstance(error, VersionConflict | RedisConnectionError | RedisTimeoutError) or name_of(error) in _REFUSALS
