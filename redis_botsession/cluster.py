@@ -120,7 +120,7 @@ class ClusterExecutor(Pipelined):
             redis.exceptions.ConnectionError: no node tells of the cluster.
         """
         self._enter()
-        await self._look_anew()
+        await self._look_once()
         nodes = list(dict.fromkeys(node for node in self._slots if node is not None))
         if not nodes:
             raise copy_of(self._trouble or ClusterDownError("no node of this cluster serves any slot"))
@@ -244,13 +244,6 @@ class ClusterExecutor(Pipelined):
 
     def _looked(self, task: asyncio.Task[None]) -> None:
         self._looking = None
-
-    async def _look_anew(self) -> None:
-        if self._looking is not None:
-            await asyncio.wait([self._looking])
-        self._look()
-        assert self._looking is not None  # noqa: S101 - for mypy: _look has just set it
-        await asyncio.wait([self._looking])
 
     async def _keep_looking(self) -> None:
         """Until no call waits for a node that does not answer."""

@@ -1,7 +1,8 @@
-"""Every store goes through the contract: on every server, every kind of client, in memory."""
+"""Every store goes through the contract: on every server, on a cluster, every kind of client, in memory."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import fakeredis
@@ -10,6 +11,9 @@ import redis.asyncio
 
 from redis_botsession import BotSessionStore, MemorySessionStore, SessionStore
 from redis_botsession.testing import StoreContract
+
+from .servers import SERVERS, locate_or_skip
+from .topologies import ClusterServers
 
 
 class TestFromUrl(StoreContract):
@@ -26,7 +30,7 @@ class TestFromUrl(StoreContract):
 class ClientStore(SessionStore):
     """A store whose client, which is the caller's, is closed with it: the contract knows stores only."""
 
-    def __init__(self, client: redis.asyncio.Redis, **options: Any) -> None:
+    def __init__(self, client: redis.asyncio.Redis | redis.asyncio.RedisCluster, **options: Any) -> None:
         super().__init__(client, **options)
         self._client = client
 
@@ -45,6 +49,32 @@ class TestClient(StoreContract):
     def make_store(self, **options: Any) -> BotSessionStore:
         client = redis.asyncio.Redis.from_url(self.url, protocol=self.protocol)
         return ClientStore(client, prefix=self.prefix, **options)
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[ClusterServers]:
+    newest = next(server for server in SERVERS if server.id == "redis-8.2")
+    with ClusterServers(*locate_or_skip(newest), replicas=0) as servers:
+        yield servers
+
+
+class TestCluster(StoreContract):
+    """On a Redis Cluster."""
+
+    @pytest.fixture(autouse=True)
+    def _server(self, cluster: ClusterServers, prefix: str) -> None:
+        self.url, self.prefix = cluster.url, prefix
+
+    def make_store(self, **options: Any) -> BotSessionStore:
+        return SessionStore.from_url(self.url, prefix=self.prefix, **options)
+
+
+class TestClusterClient(TestCluster):
+    """With a cluster client's settings."""
+
+    def make_store(self, **options: Any) -> BotSessionStore:
+        host, _, port = self.url.removeprefix("redis+cluster://").partition(",")[0].partition(":")
+        return ClientStore(redis.asyncio.RedisCluster(host, int(port)), prefix=self.prefix, **options)
 
 
 class TestFakeredis(StoreContract):
