@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Self, TypeVar
 
@@ -19,8 +19,8 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from .commands import Command
-from .connection import is_final
 from .executors import Executor
+from .link import is_final
 from .pipeline import Call, copy_of
 from .pipelined import Lanes, Pipelined, Wiring
 from .slots import SLOTS, SlotRange, parse_slots
@@ -65,12 +65,14 @@ class ClusterExecutor(Pipelined):
     Args:
         wiring: How each node is connected to.
         seeds: Nodes to ask first who serves what.
+        remap: From the address by which nodes know each other to that by which they are reached from here.
     """
 
-    def __init__(self, wiring: Wiring, seeds: Sequence[Address]) -> None:
+    def __init__(self, wiring: Wiring, seeds: Sequence[Address], remap: Callable[[Address], Address] | None = None) -> None:
         super().__init__()
         self._wiring = wiring
         self._seeds = list(seeds)
+        self._remap = remap or (lambda address: address)
         self._loop: asyncio.AbstractEventLoop
         self._slots: list[_Node | None] = [None] * SLOTS
         self._nodes: dict[Address, _Node] = {}
@@ -86,13 +88,15 @@ class ClusterExecutor(Pipelined):
 
         Args:
             target: What the URL says; that wins over ``options``.
-            options: All that ``Wiring.of`` takes.
+            options: All that ``Wiring.of`` takes, and ``address_remap``, as redis-py's ``RedisCluster`` takes it.
 
         Raises:
             TypeError: an option that does not exist.
             ValueError: a number that is out of range, or ``decode_responses``.
         """
-        return cls(Wiring.of({**options, **target.options}), target.seeds)
+        all_options = {**options, **target.options}
+        remap = all_options.pop("address_remap", None)
+        return cls(Wiring.of(all_options), target.seeds, remap)
 
     @classmethod
     def from_client(cls, client: RedisCluster, options: Mapping[str, Any]) -> Self:
@@ -111,7 +115,7 @@ class ClusterExecutor(Pipelined):
         ours = {"response_callbacks", "himport_registry", "max_connections", "redis_connect_func", "event_dispatcher"}
         theirs = {name: value for name, value in client.connection_kwargs.items() if name not in ours and value is not None}
         wiring = Wiring.of({**options, **theirs})
-        return cls(wiring, [(node.host, int(node.port)) for node in seeds])
+        return cls(wiring, [(node.host, int(node.port)) for node in seeds], client.nodes_manager.address_remap)
 
     async def primaries(self) -> Sequence[Executor]:
         """One executor for each primary.
@@ -181,17 +185,17 @@ class ClusterExecutor(Pipelined):
         """Takes a call that a node does not serve."""
         call.is_asking = False
         call.detours += 1
+        node = self._node_named(error) if isinstance(error, AskError) else None
         if isinstance(error, MovedError):
-            node = self._node((error.host, error.port))
             self._slots[call.command.slot] = node
             self._look()
-            if call.detours <= FAST_DETOURS:
+            if node is not None and call.detours <= FAST_DETOURS:
                 node.lanes.of(call.command).submit(call)
                 return
-        elif isinstance(error, AskError):
-            # Always at once: where servers send a call in a circle, there is a MOVED or TRYAGAIN in it.
+        elif node is not None:
+            # ASK, always at once: where servers send a call in a circle, there is a MOVED or TRYAGAIN in it.
             call.is_asking = True
-            self._node((error.host, error.port)).lanes.of(call.command).submit(call)
+            node.lanes.of(call.command).submit(call)
             return
         elif not isinstance(error, TryAgainError):
             self._look()
@@ -235,6 +239,14 @@ class ClusterExecutor(Pipelined):
         if node is None:
             node = self._nodes[address] = _Node(self, self._wiring, address)
         return node
+
+    def _node_named(self, error: AskError) -> _Node | None:
+        """The node that a redirection names; None if it cannot be told."""
+        if error.host and error.host != "?":
+            return self._node(self._remap(error.node_addr))
+        # One that does not know how clients reach it tells the port only, and means the host that was asked.
+        known = [address for address in self._known if address[1] == error.port]
+        return self._node(known[0]) if len(known) == 1 else None
 
     def _look(self) -> None:
         """Has the map looked at soon."""
@@ -284,7 +296,7 @@ class ClusterExecutor(Pipelined):
         connection = await self._wiring.connect(host=host, port=port)
         try:
             await connection.send_command("CLUSTER", "SLOTS")
-            return parse_slots(await connection.read_response(disable_decoding=True), host)
+            return parse_slots(await connection.read_response(disable_decoding=True), host, self._remap)
         finally:
             await connection.disconnect(nowait=True)
 

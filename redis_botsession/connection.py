@@ -1,7 +1,6 @@
 """A pipelined connection on asyncio, made anew when it is lost.
 
-redis-py connects (addresses, TLS, AUTH, HELLO, SELECT); then its transport is taken over, with a protocol that does nothing
-but hand bytes to the ``Pipeline`` and back: calls of one tick of the event loop leave in one write.
+It hands bytes from the ``Pipeline`` to a ``Link`` and back: calls of one tick of the event loop leave in one write.
 """
 
 from __future__ import annotations
@@ -10,20 +9,18 @@ import asyncio
 import logging
 import math
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 from dataclasses import dataclass
-from ssl import SSLCertVerificationError, SSLError
 from typing import Any, Protocol
 
 import hiredis
 from redis.backoff import ExponentialWithJitterBackoff
-from redis.exceptions import AuthenticationError, AuthorizationError, BusyLoadingError, NoPermissionError, ResponseError
+from redis.exceptions import BusyLoadingError
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from .commands import BINDINGS, Command
+from .commands import Command
 from .durability import Durability
-from .errors import SessionError
+from .link import Link, is_final
 from .pipeline import Call, OutOfStepError, Pipeline
 
 logger = logging.getLogger("redis_botsession")
@@ -69,17 +66,6 @@ class Dispatcher(Protocol):
         ...
 
 
-def is_final(error: BaseException) -> bool:
-    """Whether no second attempt to connect mends this."""
-    if isinstance(error, (AuthenticationError, AuthorizationError)):
-        return True
-    # What the other side thinks of our certificate, it says in an alert (RFC 8446, section 6.2).
-    tls = error.__context__
-    return isinstance(tls, SSLCertVerificationError) or (
-        isinstance(tls, SSLError) and any(word in (tls.reason or "") for word in ("ALERT_UNKNOWN_CA", "CERTIFICATE"))
-    )
-
-
 class PipelinedConnection:
     """One connection at a time to one server, for many callers.
 
@@ -115,7 +101,7 @@ class PipelinedConnection:
             retire_on=settings.retire_on,
             stray=None if dispatcher is None else dispatcher.stray,
         )
-        self._link: _Link | None = None
+        self._link: Link | None = None
         self._connecting: asyncio.Task[None] | None = None
         self._trouble: Exception | None = None
         self._failing_since: float | None = None
@@ -230,7 +216,7 @@ class PipelinedConnection:
 
     # --- what the link tells
 
-    def received(self, link: _Link, data: bytes) -> None:
+    def received(self, link: Link, data: bytes) -> None:
         if link is not self._link:
             return
         self._heard = self._loop.time()
@@ -245,11 +231,11 @@ class PipelinedConnection:
             elif pipeline.has_line:
                 self._schedule_flush()
 
-    def writable(self, link: _Link) -> None:
+    def writable(self, link: Link) -> None:
         if link is self._link:
             self._schedule_flush()
 
-    def gone(self, link: _Link, error: Exception | None) -> None:
+    def gone(self, link: Link, error: Exception | None) -> None:
         if link is self._link:
             self._drop(RedisConnectionError(f"{self._address}: {error or 'the server closed the connection'}"))
 
@@ -292,7 +278,7 @@ class PipelinedConnection:
         failures, epoch = 0, self._epoch
         while self._pipeline.has_line:
             try:
-                link = await _Link.open(await self._open(), self, self._durability)
+                link = await Link.open(await self._open(), self, self._durability)
             except (RedisConnectionError, RedisTimeoutError, OSError) as error:
                 if is_final(error):
                     self._pipeline.refuse(error)
@@ -318,7 +304,7 @@ class PipelinedConnection:
                 self._connected(link, epoch)
                 return
 
-    def _connected(self, link: _Link, epoch: int) -> None:
+    def _connected(self, link: Link, epoch: int) -> None:
         if self._is_closed or epoch != self._epoch:
             # Python 3.11 can lose the cancellation of redis-py's connecting.
             link.transport.abort()
@@ -330,79 +316,3 @@ class PipelinedConnection:
         self._connecting = None
         if self._pipeline.has_line:
             self._schedule_flush()
-
-
-class _Link(asyncio.Protocol):
-    """The transport of a connection that redis-py has made.
-
-    Attributes:
-        server: Its host and port; (None, None) for a unix socket.
-        rest: What came with the last of redis-py's replies.
-        closed: Done when the transport is.
-        is_paused: Whether the transport has enough to write.
-    """
-
-    def __init__(
-        self, owner: PipelinedConnection, writer: asyncio.StreamWriter, rest: bytes, server: tuple[str | None, int | None]
-    ) -> None:
-        self._owner = owner
-        self.server = server
-        # A StreamWriter closes its transport when it is collected.
-        self._writer = writer
-        self.transport: asyncio.WriteTransport = writer.transport
-        self.rest = rest
-        self.closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self.is_paused = False
-
-    @classmethod
-    async def open(cls, connection: Any, owner: PipelinedConnection, durability: Durability | None) -> _Link:
-        """Loads the scripts, sees whether the server can vouch for writes, and takes the transport over."""
-        try:
-            requests = [("SCRIPT", "LOAD", binding.script.source) for binding in BINDINGS.values()]
-            last = ("ECHO", "ready") if durability is None else durability.request(within=0)
-            await connection.send_packed_command(connection.pack_commands([*requests, last]))
-            for _ in requests:
-                with suppress(NoPermissionError):  # EVAL will load them
-                    await connection.read_response()
-            try:
-                await connection.read_response()
-            except ResponseError as error:
-                if durability is None:
-                    raise
-                raise _cannot_vouch(durability, error) from error
-            return cls._take_over(connection, owner)
-        except BaseException:
-            await connection.disconnect(nowait=True)
-            raise
-
-    @classmethod
-    def _take_over(cls, connection: Any, owner: PipelinedConnection) -> _Link:
-        # There is no public way to the transport.
-        reader, writer = connection._reader, connection._writer
-        if writer.transport.is_closing() or reader.at_eof() or connection._parser._reader.has_data():
-            raise RedisConnectionError("the connection was lost while it was made")
-        connection._reader = connection._writer = None
-        server = getattr(connection, "host", None), getattr(connection, "port", None)
-        link = cls(owner, writer, bytes(reader._buffer), server)
-        link.transport.set_protocol(link)
-        return link
-
-    def data_received(self, data: bytes) -> None:
-        self._owner.received(self, data)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self.closed.set_result(None)
-        self._owner.gone(self, exc)
-
-    def pause_writing(self) -> None:
-        self.is_paused = True
-
-    def resume_writing(self) -> None:
-        self.is_paused = False
-        self._owner.writable(self)
-
-
-def _cannot_vouch(durability: Durability, error: ResponseError) -> SessionError:
-    command = durability.request()[0]
-    what = "fsync=True needs Redis 7.2 or later (or Valkey) with appendonly yes" if durability.fsync else "replicas= needs WAIT"
-    return SessionError(f"this server cannot vouch for writes, so none was sent: {what}; it answers to {command!r}: {error}")

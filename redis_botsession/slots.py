@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Final
 
 from .urls import Address
@@ -13,17 +14,18 @@ SLOTS: Final = 16384
 SlotRange = tuple[int, int, Address, tuple[Address, ...]]
 
 
-def parse_slots(reply: Any, asked: str) -> list[SlotRange]:
+def parse_slots(reply: Any, asked: str, remap: Callable[[Address], Address] = lambda address: address) -> list[SlotRange]:
     """The ranges in the reply to CLUSTER SLOTS (https://redis.io/docs/latest/commands/cluster-slots/).
 
     Args:
         reply: Not decoded.
         asked: The host that was asked: a node that does not know how clients reach it means this one.
+        remap: From what the nodes say to where they are reached.
     """
     ranges = []
-    for first, last, primary, *replicas in reply:
-        address = _address(primary, asked)
-        ranges.append((int(first), int(last), address, tuple(_address(replica, asked) for replica in replicas)))
+    for first, last, *nodes in reply:
+        primary, *replicas = (remap(_address(node, asked)) for node in nodes)
+        ranges.append((int(first), int(last), primary, tuple(replicas)))
     return ranges
 
 

@@ -120,7 +120,8 @@ class SessionStore(CommandStore):
             max_in_flight: Replies that may be due at once on one connection; callers beyond wait.
             **options: For redis-py's connections, like ``ssl_ca_certs``, ``protocol``, ``socket_connect_timeout`` (seconds;
                 5 unless given), or ``socket_timeout`` (seconds; 5 unless given): a connection that is silent for so long
-                while replies are due is given up. Options in the URL win.
+                while replies are due is given up. For a cluster also ``address_remap``, as redis-py's ``RedisCluster`` takes
+                it: from the (host, port) that the nodes tell to that by which they are reached. Options in the URL win.
 
         Raises:
             TypeError: an option that does not exist.

@@ -229,9 +229,9 @@ def test_commands_that_the_server_does_not_have() -> None:
 
 def test_the_readme_names_the_same_commands() -> None:
     readme = (Path(__file__).parent.parent / "README.md").read_text("utf-8")
-    named = re.search(r"\*\*Commands\*\* that the store's user needs: `([A-Z\s]+)`", readme)
-    assert named
-    assert set(named[1].split()) == set(STORE_COMMANDS)
+    if rule := re.search(r"`ACL SETUSER bot on ([^`]+)`", readme):
+        named = re.findall(r"\+(\S+)", rule[1]) + re.findall(r"`\+(scan)`", readme)
+        assert {name.upper() for name in named} == set(STORE_COMMANDS)
 
 
 def test_what_is_not_known_is_not_judged() -> None:
@@ -242,6 +242,15 @@ def test_the_acl_line() -> None:
     assert acl_line("shop:").startswith("ACL SETUSER bot on >PASSWORD resetkeys ~shop:* resetchannels -@all +echo ")
     assert all(f"+{name.lower()}" in acl_line("shop:").split() for name in STORE_COMMANDS)
     assert ' "~my shop:*" ' in acl_line("my shop:")
+
+
+def test_on_a_cluster_the_advice_has_what_that_needs_besides() -> None:
+    assert acl_line("p:", of_cluster=True) == acl_line("p:") + " +cluster|slots +asking"
+    rights = Rights("bot", "trying", **WELL_BEHAVED | {"denied": ("CLUSTER SLOTS", "ASKING"), "needs_no_password": True})
+    found = by_id(check_access(rights, "p:", of_cluster=True))
+    assert found["permissions"].severity is CRITICAL
+    assert "ACL SETUSER bot +cluster|slots +asking," in found["permissions"].advice
+    assert "+persist +cluster|slots +asking)" in found["user"].advice
 
 
 def test_what_was_refused_is_told_with_the_rule_that_it_takes() -> None:

@@ -236,6 +236,15 @@ def test_one_node_with_all_slots(version: Server, prefix: str) -> None:
         with redis.Redis.from_url(local.url) as client:
             client.execute_command("CLUSTER", "ADDSLOTS", *range(16384))
             eventually(lambda: b"cluster_state:ok" in client.execute_command("CLUSTER", "INFO"))
+            rule = acl_line(prefix, of_cluster=True).replace("PASSWORD", "secret")
+            client.execute_command(*rule.split(), "+cluster|nodes", "+acl|whoami")
+            as_bot = as_user(local.url, "bot").replace("redis:", "redis+cluster:").removesuffix("0")
+            enough = findings_of(examine(as_bot, prefix=prefix))["permissions"]
+            client.execute_command("ACL", "SETUSER", "bot", "-asking")
+            too_little = findings_of(examine(as_bot, prefix=prefix))["permissions"]
+        assert enough.severity is Severity.OK
+        assert "may not run ASKING on" in too_little.found
+        assert "+asking" in too_little.advice
         report = examine(local.url, prefix=prefix)
     found = severities(report)
     assert found.items() >= {"cluster-state": "ok", "cluster-slots": "ok", "cluster-nodes": "ok", "permissions": "ok"}.items()

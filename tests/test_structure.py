@@ -35,6 +35,7 @@ LAYERS = (
     "durability",
     "executors",
     "pipeline",
+    "link",
     "connection",
     "urls",
     "pipelined",

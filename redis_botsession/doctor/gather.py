@@ -63,7 +63,7 @@ def gather(
     info = _info(server)
     if is_sentinel(info):
         return Facts(address=address, prefix=prefix, info=info, rights=Rights(user, "trying"))
-    rights = gather_rights(server, prefix, user=user, has_password=has_password)
+    rights = gather_rights(server, prefix, user=user, has_password=has_password, of_cluster=of_cluster)
     facts = Facts(address=address, prefix=prefix, info=info, rights=rights, of_cluster=of_cluster, is_private=is_private)
     in_cluster = str(info.get("cluster_enabled")) == "1"
     return replace(

@@ -9,7 +9,9 @@ STORE_COMMANDS: Final = (
     *("ECHO", "EVALSHA", "EVAL", "HGETALL", "ZRANGE", "EXISTS", "SCAN", "TIME", "HMGET", "HGET", "HKEYS", "HSTRLEN", "HSET"),
     *("HDEL", "UNLINK", "ZADD", "ZSCORE", "ZREM", "ZREMRANGEBYSCORE", "PEXPIREAT", "PERSIST"),
 )
-#: Of these, what only ``scan`` and ``size`` need.
+#: What it sends besides to the nodes of a cluster: to find a key, and to use one whose slot is being moved.
+CLUSTER_COMMANDS: Final = ("CLUSTER SLOTS", "ASKING")
+#: Of the first, what only ``scan`` and ``size`` need.
 OPERATORS_ONLY: Final = frozenset({"SCAN"})
 #: What the doctor needs besides: it only reads.
 DOCTOR_RULES: Final = (

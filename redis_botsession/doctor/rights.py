@@ -11,7 +11,7 @@ from uuid import uuid4
 from redis.exceptions import NoPermissionError
 
 from .facts import Rights
-from .needs import DANGEROUS
+from .needs import CLUSTER_COMMANDS, DANGEROUS
 from .server import Server, pairs, text
 
 _NO_SCRIPT: Final = "0" * 40
@@ -25,13 +25,13 @@ _CATEGORIES: Final = {
 }
 
 
-def probes(key: str) -> dict[str, tuple[str, ...]]:
-    """For each command of the store, one of its kind that changes nothing, whoever runs it.
+def probes(key: str, *, of_cluster: bool = False) -> dict[str, tuple[str, ...]]:
+    """For each command of the store, those for a cluster included, one of its kind that changes nothing, whoever runs it.
 
     ``key`` does not exist, so what removes something finds nothing; what would write or run something is refused for its
     arguments, after the permission has been looked at.
     """
-    return {
+    commands = {
         "ECHO": ("ECHO", ""),
         "EVALSHA": ("EVALSHA", _NO_SCRIPT, "1", key),
         "EVAL": ("EVAL", "return 0", "not-a-number", key),
@@ -54,9 +54,10 @@ def probes(key: str) -> dict[str, tuple[str, ...]]:
         "PEXPIREAT": ("PEXPIREAT", key, "99999999999999"),
         "PERSIST": ("PERSIST", key),
     }
+    return commands | ({name: tuple(name.split()) for name in CLUSTER_COMMANDS} if of_cluster else {})
 
 
-def gather_rights(server: Server, prefix: str, *, user: str, has_password: bool) -> Rights:
+def gather_rights(server: Server, prefix: str, *, user: str, has_password: bool, of_cluster: bool = False) -> Rights:
     """What the user of this connection may do.
 
     Args:
@@ -64,6 +65,7 @@ def gather_rights(server: Server, prefix: str, *, user: str, has_password: bool)
         prefix: What the keys of the store begin with.
         user: The user's name, where the server does not tell.
         has_password: Whether the connection was made with a password.
+        of_cluster: Whether the URL names a cluster.
     """
     told = server.ask("ACL", "WHOAMI")
     name = text(told) if told is not None else user
@@ -73,7 +75,7 @@ def gather_rights(server: Server, prefix: str, *, user: str, has_password: bool)
     own = f"{prefix}{{botsession-doctor-{unique}}}:probe"
     # Another first letter: no prefix that is the beginning of it.
     other = f"{'y' if prefix.startswith('x') else 'x'}-{own}" if prefix else ""
-    answers = {command: look.at(probe) for command, probe in probes(own).items()}
+    answers = {command: look.at(probe) for command, probe in probes(own, of_cluster=of_cluster).items()}
     readable = [probes(other)[command] for command in ("HGETALL", "EXISTS") if answers[command] is Answer.ALLOWED]
     return Rights(
         user=name,

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from ipaddress import ip_address
 from typing import Any, Final
-from urllib.parse import SplitResult, unquote, urlsplit
+from urllib.parse import quote
 
 import redis
-from redis import connection as redis_connection
+from redis import connection
+from redis.asyncio.connection import Connection, SSLConnection, UnixDomainSocketConnection
 from redis.backoff import NoBackoff
-from redis.connection import Connection, ConnectionPool
 from redis.retry import Retry
+
+from ..urls import read_url
 
 #: Options of the store's own in its URLs, which redis-py does not know.
 _STORES_OWN: Final = frozenset(
@@ -27,14 +29,12 @@ _STORES_OWN: Final = frozenset(
         "sentinel_password",
     }
 )
-_PORTS: Final = {"": 6379, "cluster": 6379, "sentinel": 26379}
-# It has no types.
-_options_of: Callable[[str], dict[str, Any]] = redis_connection.parse_url
-_BAD_URL: Final = (
-    "that is not the URL of a Redis: it is redis://host:port/db, rediss://host:port/db, unix:///path/to/socket, "
-    "redis+cluster://host:port,host:port/ or redis+sentinel://host:port,host:port/service, "
-    "before the host user:password@ with what is special in them percent-encoded"
-)
+#: The doctor's connections are not on asyncio, which those of the store are.
+_KINDS: Final[Mapping[Any, Any]] = {
+    Connection: connection.Connection,
+    SSLConnection: connection.SSLConnection,
+    UnixDomainSocketConnection: connection.UnixDomainSocketConnection,
+}
 
 
 class BadURL(ValueError):
@@ -127,12 +127,12 @@ def _client(options: Mapping[str, Any], timeout: float) -> redis.Redis:
         "retry": Retry(NoBackoff(), 0),
         "retry_on_timeout": False,
     }
-    kind = wanted.pop("connection_class", Connection)
     try:
+        kind = _KINDS[wanted.pop("connection_class", Connection)]
         # Says now what redis-py does not take.
         kind(**wanted)
-        return redis.Redis.from_pool(ConnectionPool(connection_class=kind, **wanted))
-    except (TypeError, ValueError, redis.RedisError):
+        return redis.Redis.from_pool(connection.ConnectionPool(connection_class=kind, **wanted))
+    except (KeyError, TypeError, ValueError, redis.RedisError):
         raise BadURL("the URL has an option that does not exist, or a value that does not fit") from None
 
 
@@ -143,63 +143,33 @@ def parse(url: str) -> Target:
         BadURL: no server.
     """
     try:
-        return _parse(url)
-    except BadURL:
-        raise
-    except (ValueError, TypeError, redis.RedisError):
-        # Not "from error": it may quote parts of a password.
-        raise BadURL(_BAD_URL) from None
-
-
-def _parse(url: str) -> Target:
-    parts = urlsplit(url)
-    base, _, kind = parts.scheme.partition("+")
-    if base == "unix" and not kind:
-        return _of_socket(url, parts)
-    # An "@" or "#" further on is a password with a special character, whose rest looks like host or path.
-    if base not in ("redis", "rediss") or kind not in _PORTS or "@" in parts.path + parts.query or parts.fragment:
-        raise BadURL(_BAD_URL)
-    credentials, at, names = parts.netloc.rpartition("@")
-    hosts = tuple(_host(base, name, _PORTS[kind]) for name in names.split(","))
-    if not kind and len(hosts) > 1:
-        raise BadURL(_BAD_URL)
-    path = parts.path.strip("/")
-    service, _, database = path.partition("/") if kind == "sentinel" else ("", "", path)
-    if (kind == "sentinel" and not service) or (database and not (database.isascii() and database.isdigit())):
-        raise BadURL(_BAD_URL)
-    plain = SplitResult(base, f"{credentials}{at}{hosts[0]}", f"/{database}", parts.query, "").geturl()
-    options = _options_of(plain)
+        named = read_url(url)
+    except ValueError as error:
+        raise BadURL(str(error)) from None
+    options = named.options
+    kind = "" if named.kind == "server" else named.kind
+    connections = options.get("connection_class")
+    is_tls = connections is SSLConnection
+    hosts: tuple[Host, ...] = ()
+    if connections is UnixDomainSocketConnection:
+        label = f"unix://{quote(options['path'])}"
+    else:
+        seeds = named.seeds or ((options.get("host", "localhost"), options.get("port", 6379)),)
+        hosts = tuple(Host(*seed) for seed in seeds)
+        scheme = ("rediss" if is_tls else "redis") + (f"+{kind}" if kind else "")
+        database = str(options.get("db", "" if kind else 0))
+        label = f"{scheme}://{','.join(map(str, hosts))}/{'/'.join(filter(None, [named.service, database]))}"
     sentinels_own = {name: options[f"sentinel_{name}"] for name in ("username", "password") if f"sentinel_{name}" in options}
-    sentinel_options = {name: value for name, value in options.items() if name not in {"username", "password", "db"}}
-    label = f"{parts.scheme}://{','.join(map(str, hosts))}/" + ("/".join(filter(None, [unquote(service), database])))
-    target = _target(kind, label if kind or database else f"{label}0", hosts, options)
-    return replace(target, service=unquote(service), _sentinel_options=_known(sentinel_options) | sentinels_own)
-
-
-def _of_socket(url: str, parts: SplitResult) -> Target:
-    if (parts.netloc and not parts.netloc.endswith("@")) or parts.fragment or "@" in parts.path:
-        raise BadURL(_BAD_URL)
-    return _target("", f"unix://{parts.path}", (), _options_of(url))
-
-
-def _target(kind: str, label: str, hosts: tuple[Host, ...], options: Mapping[str, Any]) -> Target:
+    known = {name: value for name, value in options.items() if name not in _STORES_OWN}
+    sentinel_options = {name: value for name, value in known.items() if name not in {"username", "password", "db"}}
     return Target(
         kind=kind,
         label=label,
         hosts=hosts,
-        service="",
-        is_tls=label.startswith("rediss"),
+        service=named.service,
+        is_tls=is_tls,
         user=str(options.get("username") or "default"),
         has_password=bool(options.get("password")),
-        _options=_known(options),
+        _options=known,
+        _sentinel_options=sentinel_options | sentinels_own,
     )
-
-
-def _known(options: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in options.items() if name not in _STORES_OWN}
-
-
-def _host(scheme: str, text: str, port: int) -> Host:
-    # A URL of its own for each: for the rules of brackets and ports.
-    parts = urlsplit(f"{scheme}://{text}")
-    return Host(parts.hostname or "localhost", parts.port or port)

@@ -3,32 +3,37 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from ..facts import Rights
 from ..findings import Finding, Severity
-from ..needs import DOCTOR_RULES, OPERATORS_ONLY, STORE_COMMANDS
+from ..needs import CLUSTER_COMMANDS, DOCTOR_RULES, OPERATORS_ONLY, STORE_COMMANDS
 
 _PLAIN = re.compile(r"[A-Za-z0-9:._/@+-]*")
 
 
-def acl_line(prefix: str, user: str = "bot") -> str:
-    """The ACL rule of a user that may do what the store needs, and nothing else."""
+def acl_line(prefix: str, user: str = "bot", *, of_cluster: bool = False) -> str:
+    """The ACL rule of a user that may do what the store needs, on a cluster or not, and nothing else."""
     keys = f"~{prefix}*"
     if not _PLAIN.fullmatch(prefix):
         keys = '"' + keys.replace('"', '\\"') + '"'
-    commands = " ".join(f"+{name.lower()}" for name in STORE_COMMANDS)
+    commands = _rules(STORE_COMMANDS + (CLUSTER_COMMANDS if of_cluster else ()))
     return f"ACL SETUSER {user} on >PASSWORD resetkeys {keys} resetchannels -@all {commands}"
 
 
-def check_access(rights: Rights, prefix: str) -> Iterator[Finding]:
-    """The user of the URL."""
-    yield from _password(rights, prefix)
+def _rules(commands: Iterable[str]) -> str:
+    return " ".join("+" + name.lower().replace(" ", "|") for name in commands)
+
+
+def check_access(rights: Rights, prefix: str, *, of_cluster: bool = False) -> Iterator[Finding]:
+    """The user of the URL, which may name a cluster."""
+    rule = acl_line(prefix, of_cluster=of_cluster)
+    yield from _password(rights, rule)
     yield from _permissions(rights, prefix)
-    yield from _least(rights, prefix)
+    yield from _least(rights, prefix, rule)
 
 
-def _password(rights: Rights, prefix: str) -> Iterator[Finding]:
+def _password(rights: Rights, rule: str) -> Iterator[Finding]:
     if rights.needs_no_password:
         yield Finding(
             "user",
@@ -36,7 +41,7 @@ def _password(rights: Rights, prefix: str) -> Iterator[Finding]:
             f"the user {rights.user!r} needs no password",
             "Whoever reaches the server reads, changes and deletes all sessions.",
             f"Give it one: ACL SETUSER {rights.user} resetpass >PASSWORD. Better, give bots a user of their own "
-            f"({acl_line(prefix)}) and switch this one off: ACL SETUSER {rights.user} off. ACL SAVE keeps both if there is an "
+            f"({rule}) and switch this one off: ACL SETUSER {rights.user} off. ACL SAVE keeps both if there is an "
             "aclfile; else put them into redis.conf, as lines that begin with user instead of ACL SETUSER.",
         )
     else:
@@ -53,7 +58,6 @@ def _permissions(rights: Rights, prefix: str) -> Iterator[Finding]:
             "Take away what renames or disables them (rename-command in redis.conf), or ask the provider.",
         )
     if rights.denied:
-        rules = " ".join(f"+{name.lower()}" for name in rights.denied)
         yield Finding(
             "permissions",
             Severity.CRITICAL if set(rights.denied) - OPERATORS_ONLY else Severity.INFO,
@@ -61,14 +65,14 @@ def _permissions(rights: Rights, prefix: str) -> Iterator[Finding]:
             "Calls of the store that need them fail (NOPERM)."
             if set(rights.denied) - OPERATORS_ONLY
             else "scan and size of the store fail (NOPERM); bots do not need them.",
-            f'ACL SETUSER {rights.user} {rules}, and the keys: "~{prefix}*".',
+            f'ACL SETUSER {rights.user} {_rules(rights.denied)}, and the keys: "~{prefix}*".',
         )
     elif not rights.absent:
         yield Finding("permissions", Severity.OK, f"{rights.user!r} may do all that the store needs ({rights.how})")
 
 
-def _least(rights: Rights, prefix: str) -> Iterator[Finding]:
-    instead = f"For bots: {acl_line(prefix)}. To be examined by the doctor, add {' '.join(DOCTOR_RULES)}."
+def _least(rights: Rights, prefix: str, rule: str) -> Iterator[Finding]:
+    instead = f"For bots: {rule}. To be examined by the doctor, add {' '.join(DOCTOR_RULES)}."
     if rights.other_keys:
         yield Finding(
             "least-privilege-keys",

@@ -35,7 +35,7 @@ def _findings(facts: Facts) -> Iterator[Finding]:
         check_replication(info, config, is_replica_wanted=facts.is_replica_wanted),
         check_cluster(facts.cluster_info, facts.members, config, of_cluster=facts.of_cluster),
         check_encoding(facts.sample, config, facts.prefix),
-        check_access(facts.rights, facts.prefix),
+        check_access(facts.rights, facts.prefix, of_cluster=facts.of_cluster),
         check_clock(facts.clock),
         check_latency(facts.round_trips),
         check_tls(is_private=facts.is_private),
