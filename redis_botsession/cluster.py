@@ -81,6 +81,7 @@ class ClusterExecutor(Pipelined):
         self._looking: asyncio.Task[None] | None = None
         self._closing: set[asyncio.Task[None]] = set()
         self._trouble: Exception | None = None
+        self._is_closed = False
 
     @classmethod
     def from_target(cls, target: Target, options: Mapping[str, Any]) -> Self:
@@ -121,21 +122,25 @@ class ClusterExecutor(Pipelined):
         """One executor for each primary.
 
         Raises:
-            redis.exceptions.ConnectionError: no node tells of the cluster.
+            redis.exceptions.RedisError: there are not primaries for all slots, or no node tells of them.
         """
         self._enter()
+        deadline = self._deadline()
         await self._look_once()
-        nodes = list(dict.fromkeys(node for node in self._slots if node is not None))
-        if not nodes:
-            raise copy_of(self._trouble or ClusterDownError("no node of this cluster serves any slot"))
-        return [_OnNode(self, node.address) for node in nodes]
+        while None in self._slots:
+            if self._loop.time() >= deadline or self._is_hopeless():
+                raise copy_of(self._trouble or ClusterDownError(f"no node serves slot {self._slots.index(None)}"))
+            await asyncio.sleep(PAUSE)
+            await self._look_once()
+        return [_OnNode(self, node.address) for node in dict.fromkeys(self._slots) if node is not None]
 
     async def aclose(self) -> None:
         self._guard.close()
         try:
-            while pending := self._pending():
+            while pending := [*self._pending(), *self._closing]:
                 await asyncio.wait(pending)
         finally:
+            self._is_closed = True
             closed = RedisConnectionError("closed by aclose()")
             for call, (timer, _) in self._waiting.items():
                 timer.cancel()
@@ -182,7 +187,10 @@ class ClusterExecutor(Pipelined):
         self._hold(call, self._trouble or ClusterDownError(f"no node of this cluster serves slot {slot}"))
 
     def stray(self, call: Call, error: Exception) -> None:
-        """Takes a call that a node does not serve."""
+        """Takes a call that a node does not serve, or that it has not got when it was left."""
+        if self._is_closed:
+            _tell(call, error)
+            return
         call.is_asking = False
         call.detours += 1
         node = self._node_named(error) if isinstance(error, AskError) else None
@@ -202,13 +210,14 @@ class ClusterExecutor(Pipelined):
         self._hold(call, error)
 
     def troubled(self, error: Exception) -> None:
-        """A connection was lost, or could not be made: its node may not be the primary of its slots for long."""
-        self._look()
+        """A connection was lost, or cannot be made: its node may not be the primary of its slots for long."""
+        if not self._is_closed:
+            self._look()
 
     def _hold(self, call: Call, error: Exception) -> None:
         """Tries again after a pause."""
         left = call.deadline - self._loop.time()
-        if left <= 0 or is_final(error):
+        if left <= 0 or self._is_hopeless():
             _tell(call, error)
             return
         pause = min(BACKOFF.compute(min(call.detours, 16)), left)
@@ -319,6 +328,10 @@ class ClusterExecutor(Pipelined):
                 timer.cancel()
                 del self._waiting[call]
                 self._route(call)
+
+    def _is_hopeless(self) -> bool:
+        """Whether it helps nobody to wait for the map: a wrong password, no permission, no cluster at all."""
+        return self._trouble is not None and (isinstance(self._trouble, ResponseError) or is_final(self._trouble))
 
     def _fail(self, error: Exception) -> None:
         """No map will be had: that is the answer to those who wait for it."""

@@ -58,11 +58,11 @@ class Dispatcher(Protocol):
     """Knows more servers than the one a connection leads to."""
 
     def stray(self, call: Call, error: Exception) -> None:
-        """Takes a call that this server does not serve, or that does not reach it."""
+        """Takes a call that this server does not serve, or that it has not got when it was left."""
         ...
 
     def troubled(self, error: Exception) -> None:
-        """A connection was lost, or could not be made."""
+        """A connection was lost, or cannot be made: whoever knows that the server is to be left, leaves it."""
         ...
 
 
@@ -76,7 +76,7 @@ class PipelinedConnection:
         address: Where it leads to, for messages.
         settings: How it is used.
         durability: What has to vouch for each write.
-        dispatcher: Gets the calls that this server does not serve. None: they wait for the server, or get its error.
+        dispatcher: Gets the calls that this server does not serve. None: they get its error.
     """
 
     def __init__(
@@ -288,8 +288,6 @@ class PipelinedConnection:
                     logger.warning("cannot connect to %s, trying again: %s", self._address, error)
                 if self._dispatcher is not None:
                     self._dispatcher.troubled(error)
-                    self._pipeline.scatter(error)
-                    return
                 self._trouble = error
                 failures += 1
                 await asyncio.sleep(BACKOFF.compute(failures))

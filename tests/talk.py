@@ -98,3 +98,42 @@ class Talk:
 
 def numbers(count: int) -> list[bytes]:
     return [b"%d" % number for number in range(count)]
+
+
+Answer = Callable[[list[bytes]], bytes]
+
+
+def answering(replies: dict[bytes, str], proof: Any = 1) -> Answer:
+    """A server that answers these calls, by their last argument, with errors, and proofs with ``proof``."""
+
+    def answer(request: list[bytes]) -> bytes:
+        if request[0] == b"ASKING":
+            return b"-%b\r\n" % replies[b"ASKING"].encode() if b"ASKING" in replies else encoded("OK")
+        if request[0] in (b"WAIT", b"WAITAOF"):
+            return encoded(proof)
+        if request[0] != b"ECHO" and request[-1] in replies:
+            return b"-%b\r\n" % replies[request[-1]].encode()
+        return echo(request)
+
+    return answer
+
+
+def names(requests: Iterable[list[bytes]]) -> list[bytes]:
+    return [request[0] for request in requests]
+
+
+@dataclass
+class Elsewhere:
+    """Takes strays; gives each to ``then``, if there is one."""
+
+    came: list[tuple[Call, Exception]] = field(default_factory=list)
+    then: Callable[[Call], None] | None = None
+
+    def __call__(self, call: Call, error: Exception) -> None:
+        self.came.append((call, error))
+        if self.then is not None:
+            self.then(call)
+
+    @property
+    def numbers(self) -> list[bytes]:
+        return [call.command.args[-1] for call, _ in self.came if isinstance(call.command.args[-1], bytes)]
