@@ -190,7 +190,7 @@ async def test_resharding_by_the_command_line_is_not_noticed(newest: ClusterServ
     source, target = newest.primaries()[:2]
 
     async with SessionStore.from_url(newest.url, prefix=prefix) as store:
-        await asyncio.gather(*(store.update(user, "c", {"n": user}) for user in range(3000)))
+        await asyncio.gather(*(store.update(user, "c", {"n": user}) for user in range(2000)))
         workload = Workload("reshard", [store])
 
         async def reshard() -> None:
@@ -205,7 +205,7 @@ async def test_resharding_by_the_command_line_is_not_noticed(newest: ClusterServ
                     "--cluster-to",
                     target.id,
                 ),
-                *("--cluster-slots", "2000", "--cluster-yes", "--cluster-pipeline", "1"),
+                *("--cluster-slots", "1000", "--cluster-yes", "--cluster-pipeline", "1"),
                 env=env,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
@@ -216,9 +216,9 @@ async def test_resharding_by_the_command_line_is_not_noticed(newest: ClusterServ
 
         await workload.run(reshard)
         await assert_clean(workload, newest.url, prefix)
-        sessions = await asyncio.gather(*(store.get(user, "c") for user in range(3000)))
-        assert [session and session.data["n"] for session in sessions] == list(range(3000))
-        assert await store.size() >= 3000
+        sessions = await asyncio.gather(*(store.get(user, "c") for user in range(2000)))
+        assert [session and session.data["n"] for session in sessions] == list(range(2000))
+        assert await store.size() >= 2000
 
 
 async def test_what_has_moved_while_the_slot_has_not_is_asked_for(

@@ -22,7 +22,7 @@ from redis.exceptions import (
 
 from redis_botsession import OutcomeUnknown
 from redis_botsession.durability import Durability
-from redis_botsession.pipeline import MAX_LOSSES, Pipeline
+from redis_botsession.pipeline import FENCE_EVERY, MAX_LOSSES, Pipeline
 from redis_botsession.scripts import Script
 
 from .talk import Elsewhere, Talk, answering, echo, names, numbers
@@ -59,6 +59,7 @@ def test_asking_stands_directly_before_its_command(
         server.feed(data)
         write = list(iter(server.gets, False))
         asked = False
+        unfenced = 0
         for request in write:
             if request[0] == b"GET":
                 number = int(request[-1])
@@ -67,6 +68,8 @@ def test_asking_stands_directly_before_its_command(
             else:
                 assert not asked
             asked = request[0] == b"ASKING"
+            unfenced = 0 if request[0] == b"ECHO" else unfenced + (request[0] == b"GET")
+            assert unfenced <= FENCE_EVERY or durability
         assert write[-1][0] == b"ECHO"
         assert names(write).count(b"GET") <= limit
         talk.pipeline.receive(b"".join(map(talk.answer, write)))
