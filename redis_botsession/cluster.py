@@ -14,7 +14,7 @@ from typing import Any, Self, TypeVar
 
 from redis.asyncio import RedisCluster
 from redis.backoff import ExponentialWithJitterBackoff
-from redis.exceptions import AskError, ClusterDownError, MovedError, ResponseError, TryAgainError
+from redis.exceptions import AskError, ClusterDownError, MovedError, TryAgainError
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
@@ -34,8 +34,8 @@ T = TypeVar("T")
 BACKOFF = ExponentialWithJitterBackoff(base=0.01, cap=0.25)
 #: Seconds between two looks at the map of slots, at least.
 PAUSE = 0.1
-#: Seconds that a node gets to tell its map; then another one is asked.
-PATIENCE = 1.0
+#: Seconds that a node gets to tell its map before another one is asked as well.
+PATIENCE = 0.3
 #: How often MOVED is followed at once; then there is a pause before each time.
 FAST_DETOURS = 4
 
@@ -52,8 +52,8 @@ class _Node:
     def is_stuck(self) -> bool:
         return any(connection.is_stuck for connection in self.lanes.all)
 
-    async def aclose(self) -> None:
-        await asyncio.gather(*(connection.aclose() for connection in self.lanes.all))
+    async def aclose(self, *, wait: bool = True) -> None:
+        await asyncio.gather(*(connection.aclose(wait=wait) for connection in self.lanes.all))
 
 
 class ClusterExecutor(Pipelined):
@@ -80,7 +80,10 @@ class ClusterExecutor(Pipelined):
         self._waiting: dict[Call, tuple[asyncio.TimerHandle, Exception]] = {}
         self._looking: asyncio.Task[None] | None = None
         self._closing: set[asyncio.Task[None]] = set()
+        self._is_look_due = False
+        # Why there is no map, and whether it helps nobody to wait for one.
         self._trouble: Exception | None = None
+        self._is_hopeless = False
         self._is_closed = False
 
     @classmethod
@@ -97,6 +100,8 @@ class ClusterExecutor(Pipelined):
         """
         all_options = {**options, **target.options}
         remap = all_options.pop("address_remap", None)
+        if remap is not None and not callable(remap):
+            raise TypeError(f"address_remap must be a function, not {type(remap).__name__}")
         return cls(Wiring.of(all_options), target.seeds, remap)
 
     @classmethod
@@ -114,6 +119,7 @@ class ClusterExecutor(Pipelined):
         """
         seeds = list(client.nodes_manager.startup_nodes.values())
         ours = {"response_callbacks", "himport_registry", "max_connections", "redis_connect_func", "event_dispatcher"}
+        ours |= {"maint_notifications_config", "oss_cluster_maint_notifications_handler"}
         theirs = {name: value for name, value in client.connection_kwargs.items() if name not in ours and value is not None}
         wiring = Wiring.of({**options, **theirs})
         return cls(wiring, [(node.host, int(node.port)) for node in seeds], client.nodes_manager.address_remap)
@@ -125,13 +131,16 @@ class ClusterExecutor(Pipelined):
             redis.exceptions.RedisError: there are not primaries for all slots, or no node tells of them.
         """
         self._enter()
-        deadline = self._deadline()
-        await self._look_once()
-        while None in self._slots:
-            if self._loop.time() >= deadline or self._is_hopeless():
-                raise copy_of(self._trouble or ClusterDownError(f"no node serves slot {self._slots.index(None)}"))
-            await asyncio.sleep(PAUSE)
-            await self._look_once()
+        try:
+            async with asyncio.timeout(self._wiring.settings.timeout):
+                await self._look_once()
+                while None in self._slots and not self._is_hopeless:
+                    await asyncio.sleep(PAUSE)
+                    await self._look_once()
+        except TimeoutError:
+            self._trouble = self._trouble or ClusterDownError(f"no node serves slot {self._slots.index(None)}")
+        if None in self._slots:
+            raise copy_of(self._trouble or ClusterDownError(f"no node serves slot {self._slots.index(None)}"))
         return [_OnNode(self, node.address) for node in dict.fromkeys(self._slots) if node is not None]
 
     async def aclose(self) -> None:
@@ -146,11 +155,11 @@ class ClusterExecutor(Pipelined):
                 timer.cancel()
                 _tell(call, closed)
             self._waiting.clear()
-            if self._looking is not None:
-                self._looking.cancel()
             nodes, self._nodes = self._nodes, {}
             ends = [*self._closing, *([self._looking] if self._looking else [])]
-            await asyncio.gather(*ends, *(node.aclose() for node in nodes.values()), return_exceptions=True)
+            for end in ends:
+                end.cancel()
+            await asyncio.gather(*ends, *(node.aclose(wait=False) for node in nodes.values()), return_exceptions=True)
 
     # --- calls
 
@@ -179,9 +188,12 @@ class ClusterExecutor(Pipelined):
 
     def _route(self, call: Call) -> None:
         slot = call.command.slot
-        node = self._slots[slot] if call.server is None else self._node(call.server)
+        node = self._slots[slot] if call.server is None else self._nodes.get(call.server)
         if node is not None:
             node.lanes.of(call.command).submit(call)
+            return
+        if call.server is not None:
+            _tell(call, RedisConnectionError("{}:{} is no primary of this cluster any more; scan again".format(*call.server)))
             return
         self._look()
         self._hold(call, self._trouble or ClusterDownError(f"no node of this cluster serves slot {slot}"))
@@ -217,7 +229,7 @@ class ClusterExecutor(Pipelined):
     def _hold(self, call: Call, error: Exception) -> None:
         """Tries again after a pause."""
         left = call.deadline - self._loop.time()
-        if left <= 0 or self._is_hopeless():
+        if left <= 0 or self._is_hopeless:
             _tell(call, error)
             return
         pause = min(BACKOFF.compute(min(call.detours, 16)), left)
@@ -259,6 +271,7 @@ class ClusterExecutor(Pipelined):
 
     def _look(self) -> None:
         """Has the map looked at soon."""
+        self._is_look_due = True
         if self._looking is None:
             self._looking = self._loop.create_task(self._keep_looking())
             self._looking.add_done_callback(self._looked)
@@ -267,47 +280,52 @@ class ClusterExecutor(Pipelined):
         self._looking = None
 
     async def _keep_looking(self) -> None:
-        """Until no call waits for a node that does not answer."""
-        while True:
+        """Until nobody asks for it, and no call waits for a node that does not answer."""
+        while self._is_look_due or any(node.is_stuck for node in self._nodes.values()):
+            self._is_look_due = False
             await self._look_once()
             await asyncio.sleep(PAUSE)
-            if not any(node.is_stuck for node in self._nodes.values()):
-                return
 
     async def _look_once(self) -> None:
+        """Asks one node after the other, the next one also while the last one has not answered yet."""
         known = list(self._known)
         random.shuffle(known)
         # Those that answer first.
         known.sort(key=lambda address: address in self._nodes and self._nodes[address].is_stuck)
-        for address in [*known, *(seed for seed in self._seeds if seed not in self._known)]:
-            try:
-                async with asyncio.timeout(PATIENCE):
-                    ranges = await self._ask(address)
-            except (RedisConnectionError, RedisTimeoutError, TimeoutError, OSError) as error:
-                self._trouble = (
-                    error if str(error) else RedisTimeoutError(f"{address[0]}:{address[1]}: no map of slots in time")
-                )
-                if is_final(error):
-                    self._fail(error)
-                    return
-            except ResponseError as error:
-                self._trouble = error
-                self._fail(error)
-                return
-            else:
-                if ranges:
-                    self._trouble = None
-                    self._redraw(ranges)
-                    return
+        left = [*known, *(seed for seed in self._seeds if seed not in self._known)]
+        asking: set[asyncio.Task[list[SlotRange]]] = set()
+        troubles: list[Exception] = []
+        try:
+            while left or asking:
+                if left:
+                    asking.add(self._loop.create_task(self._ask(left.pop(0))))
+                patience = PATIENCE if left else None
+                done, asking = await asyncio.wait(asking, timeout=patience, return_when=asyncio.FIRST_COMPLETED)
+                for task in done:
+                    if (error := task.exception()) is not None:
+                        troubles.append(_explained(error))
+                    elif ranges := task.result():
+                        self._trouble, self._is_hopeless = None, False
+                        self._redraw(ranges)
+                        return
+        finally:
+            for task in asking:
+                task.cancel()
+            await asyncio.gather(*asking, return_exceptions=True)
+        self._trouble = next(filter(_is_hopeless, troubles), troubles[-1]) if troubles else None
+        self._is_hopeless = bool(troubles) and all(map(_is_hopeless, troubles))
+        if self._is_hopeless:
+            self._fail()
 
     async def _ask(self, address: Address) -> list[SlotRange]:
         host, port = address
-        connection = await self._wiring.connect(host=host, port=port)
-        try:
-            await connection.send_command("CLUSTER", "SLOTS")
-            return parse_slots(await connection.read_response(disable_decoding=True), host, self._remap)
-        finally:
-            await connection.disconnect(nowait=True)
+        async with asyncio.timeout(self._wiring.settings.timeout):
+            connection = await self._wiring.connect(host=host, port=port)
+            try:
+                await connection.send_command("CLUSTER", "SLOTS")
+                return parse_slots(await connection.read_response(disable_decoding=True), host, self._remap)
+            finally:
+                await connection.disconnect(nowait=True)
 
     def _redraw(self, ranges: Sequence[SlotRange]) -> None:
         slots: list[_Node | None] = [None] * SLOTS
@@ -319,7 +337,7 @@ class ClusterExecutor(Pipelined):
         for address in [address for address in self._nodes if address not in primaries]:
             node = self._nodes.pop(address)
             for connection in node.lanes.all:
-                connection.leave(RedisConnectionError(f"{address[0]}:{address[1]} serves no slots any more"))
+                connection.leave(RedisConnectionError(f"{address[0]}:{address[1]} serves no slots any more"), at_once=False)
             closing = self._loop.create_task(node.aclose())
             self._closing.add(closing)
             closing.add_done_callback(self._closing.discard)
@@ -329,17 +347,14 @@ class ClusterExecutor(Pipelined):
                 del self._waiting[call]
                 self._route(call)
 
-    def _is_hopeless(self) -> bool:
-        """Whether it helps nobody to wait for the map: a wrong password, no permission, no cluster at all."""
-        return self._trouble is not None and (isinstance(self._trouble, ResponseError) or is_final(self._trouble))
-
-    def _fail(self, error: Exception) -> None:
+    def _fail(self) -> None:
         """No map will be had: that is the answer to those who wait for it."""
+        assert self._trouble is not None  # noqa: S101 - for mypy: that is why
         for call, (timer, _) in list(self._waiting.items()):
             if self._slots[call.command.slot] is None:
                 timer.cancel()
                 del self._waiting[call]
-                _tell(call, error)
+                _tell(call, self._trouble)
 
 
 class _OnNode:
@@ -365,3 +380,13 @@ class _OnNode:
 def _tell(call: Call, error: Exception) -> None:
     if not call.promise.done():
         call.promise.set_exception(copy_of(error))
+
+
+def _explained(error: BaseException) -> Exception:
+    # A builtin TimeoutError says nothing.
+    return error if isinstance(error, Exception) and str(error) else RedisTimeoutError("no node told its map of slots in time")
+
+
+def _is_hopeless(error: Exception) -> bool:
+    """Whether a node will never tell its map: a wrong password, no permission, no cluster; or it cannot be read."""
+    return is_final(error) or not isinstance(error, (RedisConnectionError, RedisTimeoutError, OSError))

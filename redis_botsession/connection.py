@@ -33,6 +33,9 @@ CLOSING = 1.0
 #: Seconds without a byte while replies are due, after which a server that is none of ours any more is not waited for.
 _SUSPICIOUS = 0.2
 
+#: Seconds between two looks at deadlines, at least.
+_TICK = 0.005
+
 #: Gives a redis-py asyncio connection that is connected.
 Connect = Callable[[], Awaitable[Any]]
 
@@ -105,6 +108,8 @@ class PipelinedConnection:
         self._connecting: asyncio.Task[None] | None = None
         self._trouble: Exception | None = None
         self._failing_since: float | None = None
+        # Since the last reply that was one.
+        self._failures = 0
         self._timer: asyncio.TimerHandle | None = None
         # From any moment on, nothing falls due sooner than after so many seconds.
         self._soonest = timeout if silence is None else min(timeout, silence)
@@ -133,44 +138,50 @@ class PipelinedConnection:
 
     def submit(self, call: Call) -> None:
         """Sends a call that was made elsewhere."""
-        self._schedule_flush()
         self._pipeline.submit(call)
+        if self._is_closed:
+            self._pipeline.refuse(RedisConnectionError(f"{self._address}: closed by aclose()"))
+            return
+        self._schedule_flush()
+        # It is older than what comes here first.
+        if self._timer is not None and call.deadline < self._timer.when():
+            self._timer.cancel()
+            self._timer = self._loop.call_at(call.deadline, self._on_time)
 
     def pending(self) -> list[asyncio.Future[Any]]:
         """Those that still wait for a reply."""
         return self._pipeline.pending()  # type: ignore[return-value] # the promises made by call() are futures
 
-    def leave(self, error: Exception, *, but_for: tuple[str, int] | None = None) -> None:
+    def leave(self, error: Exception, *, at_once: bool) -> None:
         """The server is none of ours any more. What was not sent goes to another one.
 
         Args:
             error: Why.
-            but_for: The address of the server that is. None: there is none, but replies that are due from one that is not
-                silent are waited for.
+            at_once: Whether to wait for no reply. If not, those that are due from a server that is not silent are waited for.
         """
-        link = self._link
-        if link is not None:
-            if but_for is not None and link.server == but_for:
-                return
-            is_silent = self._loop.time() > self._heard + _SUSPICIOUS
-            if but_for is not None or is_silent or not self._pipeline.is_waiting:
-                self._drop(error)
+        if self._connecting is not None and self._connecting is asyncio.current_task():
+            # It is this one that has found out.
+            return
+        is_silent = self._loop.time() > self._heard + _SUSPICIOUS
+        if self._link is not None and (at_once or is_silent or not self._pipeline.is_waiting):
+            self._drop(error)
         self._epoch += 1
         if self._connecting is not None:
             self._connecting.cancel()
         if self._dispatcher is not None:
             self._pipeline.scatter(error)
 
-    async def aclose(self) -> None:
+    async def aclose(self, *, wait: bool = True) -> None:
         """Waits for what is in flight, at most until its deadlines, then closes. No call may come afterwards."""
         try:
-            if pending := self.pending():
+            if wait and (pending := self.pending()):
                 await asyncio.wait(pending)
         finally:
             self._is_closed = True
             link, self._link = self._link, None
             if self._timer is not None:
                 self._timer.cancel()
+                self._timer = None
             if self._connecting is not None:
                 self._connecting.cancel()
             # There is something left only where this was cancelled.
@@ -196,7 +207,8 @@ class PipelinedConnection:
         if not pipeline.has_line:
             return
         if self._timer is None:
-            self._timer = self._loop.call_at(self._now + self._soonest, self._on_time)
+            due = pipeline.next_deadline() or math.inf
+            self._timer = self._loop.call_at(min(due, self._now + self._soonest), self._on_time)
         if link is None:
             if self._connecting is None:
                 self._connecting = self._loop.create_task(self._connect())
@@ -226,9 +238,14 @@ class PipelinedConnection:
         except (OutOfStepError, hiredis.ProtocolError) as error:
             self._drop(error if isinstance(error, OutOfStepError) else RedisConnectionError(f"{self._address}: {error}"))
         else:
-            if pipeline.is_retiring and not pipeline.is_waiting:
+            if not pipeline.is_retiring:
+                self._failures = 0
+            elif not pipeline.is_waiting:
+                # One that is no better must not be asked again and again without a pause.
+                self._failures += 1
                 self._drop(RedisConnectionError(f"{self._address}: given up"))
-            elif pipeline.has_line:
+                return
+            if pipeline.has_line:
                 self._schedule_flush()
 
     def writable(self, link: Link) -> None:
@@ -259,7 +276,7 @@ class PipelinedConnection:
         if silence is not None and pipeline.is_waiting and now >= self._heard + silence:
             self._drop(RedisTimeoutError(f"{self._address}: silent for {silence:g} s while replies were due"))
         trouble = self._trouble
-        if self._link is None and trouble is None:
+        if self._link is None and trouble is None and pipeline.refusal is None:
             trouble = RedisTimeoutError(f"cannot connect to {self._address} within {self._timeout:g} s")
         pipeline.expire(now, self._timeout, trouble)
         if not pipeline.has_line and not pipeline.is_waiting:
@@ -270,15 +287,18 @@ class PipelinedConnection:
             due = min(due or math.inf, self._heard + silence)
         # Calls that come until then are due no sooner than this.
         soonest = now + self._soonest
-        self._timer = self._loop.call_at(soonest if due is None else min(due, soonest), self._on_time)
+        due = soonest if due is None else min(due, soonest)
+        self._timer = self._loop.call_at(max(due, now + _TICK), self._on_time)
 
     # --- connecting
 
     async def _connect(self) -> None:
-        failures, epoch = 0, self._epoch
+        epoch = self._epoch
+        if self._failures:
+            await asyncio.sleep(BACKOFF.compute(self._failures))
         while self._pipeline.has_line:
             try:
-                link = await Link.open(await self._open(), self, self._durability)
+                link = await self._make_link()
             except (RedisConnectionError, RedisTimeoutError, OSError) as error:
                 if is_final(error):
                     self._pipeline.refuse(error)
@@ -289,9 +309,11 @@ class PipelinedConnection:
                 if self._dispatcher is not None:
                     self._dispatcher.troubled(error)
                 self._trouble = error
-                failures += 1
-                await asyncio.sleep(BACKOFF.compute(failures))
+                self._failures += 1
+                await asyncio.sleep(BACKOFF.compute(self._failures))
             except Exception as error:  # noqa: BLE001 - whatever it is, the callers get it
+                if self._dispatcher is not None:
+                    self._dispatcher.troubled(error)
                 self._pipeline.refuse(error)
                 return
             else:
@@ -301,6 +323,13 @@ class PipelinedConnection:
                 self._trouble = None
                 self._connected(link, epoch)
                 return
+
+    async def _make_link(self) -> Link:
+        try:
+            async with asyncio.timeout(self._timeout):
+                return await Link.open(await self._open(), self, self._durability)
+        except TimeoutError as error:
+            raise RedisTimeoutError(f"cannot connect to {self._address} within {self._timeout:g} s") from error
 
     def _connected(self, link: Link, epoch: int) -> None:
         if self._is_closed or epoch != self._epoch:

@@ -39,6 +39,14 @@ class Durability:
             return (b"WAITAOF", 1, self.replicas, ms)
         return (b"WAIT", self.replicas, ms)
 
+    def check_within(self, limit: float) -> None:
+        """Raises ``ValueError`` if a connection would be given up before the server has waited long enough; seconds."""
+        if self.within >= limit:
+            raise ValueError(
+                f"wait_timeout must be less than socket_timeout and timeout, {limit:g} s, not {self.within:g}: "
+                "the server is silent for so long while it waits"
+            )
+
     def shortfall(self, reply: Any) -> str | None:
         """What is missing, by the reply to ``request``; None: nothing is."""
         if isinstance(reply, Exception):
@@ -67,8 +75,8 @@ def durability_of(replicas: Any, fsync: Any, within: float) -> Durability | None
     return Durability(replicas, bool(fsync), within) if replicas or fsync else None
 
 
-def unproven(command: Command[Any], reply: Any, shortfall: str, proof: Any) -> Exception:
-    """What the caller of a write gets whose durability is not proven.
+def unproven(command: Command[Any], reply: Any, shortfall: str, proof: Any) -> Exception | None:
+    """What the caller of a write gets whose durability is not proven; None: the reply, since nothing was there to delete.
 
     Args:
         command: The write.
@@ -80,6 +88,8 @@ def unproven(command: Command[Any], reply: Any, shortfall: str, proof: Any) -> E
         result = command.parse(reply)
     except Exception as refusal:  # noqa: BLE001 - a conflict, say: nothing was written that could be lost
         return refusal
+    if result is False:
+        return None
     key = text_of(command.key)
     error = DurabilityUnproven(
         f"{command.name} of {key}: applied, durability unproven: {shortfall}. Do not repeat it blindly; "

@@ -125,11 +125,14 @@ class ClientExecutor:
 
     Raises:
         TypeError: the client is a synchronous one, or none at all.
-        ValueError: the client decodes replies.
+        ValueError: the client decodes replies, or waits for them no longer than the server waits for replicas and disks.
     """
 
     def __init__(self, client: Any, durability: Durability | None = None, *, max_concurrency: int = MAX_CONCURRENCY) -> None:
         check_client(client)
+        silence = client.connection_pool.connection_kwargs.get("socket_timeout")
+        if durability is not None and silence is not None:
+            durability.check_within(silence)
         self._client = client
         self._durability = durability
         self._limit = min(max_concurrency, client.connection_pool.max_connections)
@@ -216,7 +219,7 @@ def _proven(durability: Durability, commands: Sequence[Command[Any]], replies: l
     if shortfall := durability.shortfall(proof):
         for n, (command, answer) in enumerate(zip(commands, answers, strict=True)):
             if command.is_durable and not isinstance(answer, Exception):
-                answers[n] = unproven(command, answer, shortfall, proof)
+                answers[n] = unproven(command, answer, shortfall, proof) or answer
     return answers
 
 

@@ -44,15 +44,13 @@ class Link(asyncio.Protocol):
     """The transport of a connection that redis-py has made.
 
     Attributes:
-        server: Its host and port; (None, None) for a unix socket.
         rest: What came with the last of redis-py's replies.
         closed: Done when the transport is.
         is_paused: Whether the transport has enough to write.
     """
 
-    def __init__(self, owner: Owner, writer: asyncio.StreamWriter, rest: bytes, server: tuple[str | None, int | None]) -> None:
+    def __init__(self, owner: Owner, writer: asyncio.StreamWriter, rest: bytes) -> None:
         self._owner = owner
-        self.server = server
         # A StreamWriter closes its transport when it is collected.
         self._writer = writer
         self.transport: asyncio.WriteTransport = writer.transport
@@ -75,7 +73,9 @@ class Link(asyncio.Protocol):
             except ResponseError as error:
                 if durability is None:
                     raise
-                raise _cannot_vouch(durability, error) from error
+                # A replica says to each write where it belongs.
+                if "replica instances" not in str(error):
+                    raise _cannot_vouch(durability, error) from error
             return cls._take_over(connection, owner)
         except BaseException:
             await connection.disconnect(nowait=True)
@@ -88,8 +88,7 @@ class Link(asyncio.Protocol):
         if writer.transport.is_closing() or reader.at_eof() or connection._parser._reader.has_data():
             raise RedisConnectionError("the connection was lost while it was made")
         connection._reader = connection._writer = None
-        server = getattr(connection, "host", None), getattr(connection, "port", None)
-        link = cls(owner, writer, bytes(reader._buffer), server)
+        link = cls(owner, writer, bytes(reader._buffer))
         link.transport.set_protocol(link)
         return link
 

@@ -148,6 +148,11 @@ class Pipeline:
         """Whether calls wait to be sent."""
         return bool(self._line)
 
+    @property
+    def refusal(self) -> Exception | None:
+        """Why the server has not taken what is in the line, if it has said so."""
+        return self._refusal
+
     def pending(self) -> list[Promise]:
         """Those that still wait for a reply."""
         return [call.promise for call in chain(self._in_flight(), self._line) if not call.promise.done()]
@@ -249,7 +254,7 @@ class Pipeline:
         line = list(self._line)
         self._line.clear()
         for call in line:
-            self._stray(call, error)
+            self._hand_on(call, error)
 
     def expire(self, now: float, timeout: float, trouble: Exception | None) -> None:
         """Answers those whose deadline has passed. Their slots stay.
@@ -262,11 +267,13 @@ class Pipeline:
         for call in self._in_flight():
             if call.deadline <= now and not call.promise.done():
                 reason = f"no reply within {timeout:g} s"
-                late = RedisTimeoutError(f"{_about(call)}: {reason}")
-                call.promise.set_exception(late if call.command.resend else outcome_unknown(call.command, late, reason))
-        line = self._line
-        while line and (line[0].deadline <= now or line[0].promise.done()):
-            call = line.popleft()
+                silence = RedisTimeoutError(f"{_about(call)}: {reason}")
+                call.promise.set_exception(silence if call.command.resend else outcome_unknown(call.command, silence, reason))
+        # Not in their order: those that come from another server are older than some before them.
+        late = [call for call in self._line if call.deadline <= now or call.promise.done()]
+        if late:
+            self._line = deque(call for call in self._line if call.deadline > now and not call.promise.done())
+        for call in late:
             if call.promise.done():
                 continue
             known = trouble or self._refusal
@@ -280,8 +287,7 @@ class Pipeline:
         """When ``expire`` has something to do next."""
         # Not in their order: what was refused is sent again behind later ones.
         deadlines = [call.deadline for call in self._in_flight() if not call.promise.done()]
-        if self._line:
-            deadlines.append(self._line[0].deadline)
+        deadlines += [call.deadline for call in self._line]
         return min(deadlines, default=None)
 
     def _in_flight(self) -> Iterable[Call]:
@@ -308,7 +314,11 @@ class Pipeline:
             if isinstance(reply, Exception):
                 refused.append((call, reply))
             elif shortfall is not None and call.command.is_durable:
-                promise.set_exception(unproven(call.command, reply, shortfall, self._proof))
+                error = unproven(call.command, reply, shortfall, self._proof)
+                if error is None:
+                    promise.set_result(reply)
+                else:
+                    promise.set_exception(error)
             else:
                 promise.set_result(reply)
         self._held.clear()
@@ -336,7 +346,14 @@ class Pipeline:
         self._line.extendleft(reversed(line))
         for call, error in strays:
             # The pipeline is at rest: the call may come back into its line.
+            self._hand_on(call, error)
+
+    def _hand_on(self, call: Call, error: Exception) -> None:
+        try:
             self._stray(call, error)  # type: ignore[misc] # there are strays only where it is not None
+        except Exception as failure:  # noqa: BLE001 - a user's address_remap, say: nobody else has the call now
+            if not call.promise.done():
+                call.promise.set_exception(failure)
 
 
 class _Asked:
@@ -349,7 +366,8 @@ class _Asked:
         return True
 
     def refuse(self, error: Exception) -> None:
-        if not self._call.promise.done():
+        # What is served elsewhere, or later: the command behind it gets the same reply.
+        if not isinstance(error, ELSEWHERE) and not self._call.promise.done():
             self._call.promise.set_exception(error)
 
     def set_result(self, result: Any, /) -> None: ...

@@ -64,12 +64,8 @@ class Wiring:
         kind = left.pop("connection_class", Connection)
         # Says now what redis-py does not take.
         silence = kind(**left).socket_timeout
-        limit = timeout if silence is None else min(silence, timeout)
-        if durability is not None and durability.within >= limit:
-            raise ValueError(
-                f"wait_timeout must be less than socket_timeout and timeout, {limit:g} s, not {durability.within:g}: "
-                "the server is silent for so long while it waits"
-            )
+        if durability is not None:
+            durability.check_within(timeout if silence is None else min(silence, timeout))
         return cls(
             connections=connections,
             settings=Settings(timeout=timeout, silence=silence, max_in_flight=max_in_flight, **settings),

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any, Self
 
 from redis.asyncio import Redis
@@ -51,7 +53,6 @@ class SentinelExecutor(PipelinedExecutor):
         self._service = service
         self._sentinels = [Redis(host=host, port=port, **options) for host, port in sentinels]
         self._primary: Address | None = None
-        # Each failover has a greater one; a sentinel that has missed the last one still tells of that before.
         self._config_epoch = -1
         self._watching: list[asyncio.Task[None]] = []
         self._is_closed = False
@@ -120,33 +121,45 @@ class SentinelExecutor(PipelinedExecutor):
                 raise RedisConnectionError(f"{address} is no primary, though sentinels name it as that of {self._service}")
 
     async def _discover(self) -> Address:
-        """Asks all sentinels; gives what the latest of the first majority to answer says.
+        """Asks all sentinels, until most of them agree.
 
         Raises:
             redis.exceptions.ConnectionError: none knows a primary that is up.
+            redis.exceptions.RedisError: all refuse to tell.
         """
         asking = [asyncio.ensure_future(sentinel.sentinel_master(self._service)) for sentinel in self._sentinels]
-        answers, troubles = 0, []
+        views: Counter[Address] = Counter()
+        epochs: dict[Address, int] = {}
+        troubles: list[Exception] = []
         try:
             for answer in asyncio.as_completed(asking):
                 try:
-                    self._learn(await answer)
+                    view = _View.of(await answer)
                 except (RedisError, OSError) as error:
                     troubles.append(error)
-                else:
-                    answers += 1
-                    if answers > len(asking) // 2:
-                        break
+                    continue
+                if view is None:
+                    continue
+                views[view.primary] += 1
+                epochs[view.primary] = max(view.config_epoch, epochs.get(view.primary, -1))
+                if views[view.primary] > len(asking) // 2:
+                    # Even if its epoch is lower than what we knew: sentinels may have been set up anew.
+                    self._adopt(view.primary, epochs[view.primary])
+                    return view.primary
         finally:
             for task in asking:
                 task.cancel()
             await asyncio.gather(*asking, return_exceptions=True)
-        if self._primary is not None and answers:
-            return self._primary
-        if troubles and all(isinstance(error, (NoPermissionError, AuthenticationError)) for error in troubles):
-            raise troubles[0]
-        reasons = "; ".join(str(error) or type(error).__name__ for error in troubles)
-        raise RedisConnectionError(f"no sentinel names {self._address}: {reasons or 'it is down'}")
+        if not views:
+            if troubles and all(isinstance(error, (NoPermissionError, AuthenticationError)) for error in troubles):
+                raise troubles[0]
+            reasons = "; ".join(str(error) or type(error).__name__ for error in troubles)
+            raise RedisConnectionError(f"no sentinel names {self._address}: {reasons or 'it is down'}")
+        # The latest; of equals the one that is known, or else always the same.
+        primary = max(epochs, key=lambda address: (epochs[address], address == self._primary, address))
+        if epochs[primary] > self._config_epoch or self._primary is None:
+            self._adopt(primary, epochs[primary])
+        return self._primary or primary
 
     async def _watch(self, sentinel: Redis) -> None:
         failures = 0
@@ -155,22 +168,18 @@ class SentinelExecutor(PipelinedExecutor):
                 async with sentinel.pubsub() as pubsub:
                     await pubsub.subscribe("+switch-master")
                     while not self._is_closed:
-                        self._learn(await sentinel.sentinel_master(self._service))
+                        view = _View.of(await sentinel.sentinel_master(self._service))
+                        # One that has missed the last failover still tells of that before.
+                        if view is not None and (self._primary is None or view.config_epoch > self._config_epoch):
+                            self._adopt(view.primary, view.config_epoch)
                         failures = 0
                         await pubsub.get_message(ignore_subscribe_messages=True, timeout=POLL)
-            except (RedisError, OSError) as error:
+            except Exception as error:  # noqa: BLE001 - whatever a sentinel says, the next failover is not to be missed
                 logger.debug("a sentinel of %s does not answer: %s", self._service, error)
             failures += 1
             await asyncio.sleep(BACKOFF.compute(failures))
 
-    def _learn(self, state: Any) -> None:
-        """Takes in what a sentinel says of the primary."""
-        primary, config_epoch = (state["ip"], state["port"]), state["config-epoch"]
-        if config_epoch < self._config_epoch or state["is_sdown"] or state["is_odown"]:
-            return
-        if "failover_in_progress" in state["flags"]:
-            # Of the old primary, in the epoch of the new one.
-            return
+    def _adopt(self, primary: Address, config_epoch: int) -> None:
         self._config_epoch = config_epoch
         before, self._primary = self._primary, primary
         if before == primary or self._lanes is None:
@@ -178,4 +187,20 @@ class SentinelExecutor(PipelinedExecutor):
         if before is not None:
             logger.warning("the primary of %s is now %s:%d, no longer %s:%d", self._service, *primary, *before)
         for connection in self._lanes.all:
-            connection.leave(RedisConnectionError(f"{self._address} is now {primary[0]}:{primary[1]}"), but_for=primary)
+            connection.leave(RedisConnectionError(f"{self._address} is now {primary[0]}:{primary[1]}"), at_once=True)
+
+
+@dataclass(frozen=True, slots=True)
+class _View:
+    """What a sentinel says of the primary; each failover has a greater ``config_epoch``."""
+
+    primary: Address
+    config_epoch: int
+
+    @classmethod
+    def of(cls, state: Any) -> _View | None:
+        """None if it is down, as far as that sentinel knows."""
+        # While a failover goes on, its leader tells of the old primary in the epoch of the new one.
+        if state["is_sdown"] or state["is_odown"] or "failover_in_progress" in state["flags"]:
+            return None
+        return cls((state["ip"], state["port"]), state["config-epoch"])

@@ -72,6 +72,8 @@ class SessionStore(CommandStore):
         commands = Commands(prefix=prefix, ttl=ttl, codec=codec or Codec(), max_bytes=max_bytes)
         executor: Executor
         if isinstance(client, Pipelined):
+            if replicas or fsync:
+                raise TypeError("replicas and fsync are the executor's own: it was made with or without them")
             executor = client
         elif isinstance(client, redis.asyncio.RedisCluster):
             settings = _settings(replicas=replicas, fsync=fsync, wait_timeout=wait_timeout)

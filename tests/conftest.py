@@ -16,6 +16,7 @@ from redis_botsession import SessionStore
 from redis_botsession.embedded import LocalServer, ServerFailed
 from redis_botsession.keys import Keys
 
+from .scripted import Scripted
 from .servers import CI, SERVERS, Server
 
 pytest.register_assert_rewrite("redis_botsession.testing")
@@ -99,3 +100,17 @@ async def store(url: str, prefix: str) -> AsyncIterator[SessionStore]:
     """A store on each server."""
     async with SessionStore.from_url(url, prefix=prefix) as store:
         yield store
+
+
+@pytest.fixture
+async def first() -> AsyncIterator[Scripted]:
+    """A server that says what a script has it say."""
+    async with Scripted() as server:
+        yield server
+
+
+@pytest.fixture
+async def second() -> AsyncIterator[Scripted]:
+    """Another one."""
+    async with Scripted() as server:
+        yield server

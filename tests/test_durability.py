@@ -17,6 +17,7 @@ import redis
 import redis.asyncio
 
 from redis_botsession import BotSession, DurabilityUnproven, SessionError, SessionStore, VersionConflict
+from redis_botsession.cluster import ClusterExecutor
 from redis_botsession.embedded import LocalServer
 from redis_botsession.testing.harness import eventually, load
 
@@ -158,6 +159,7 @@ async def test_the_error_says_that_it_was_applied_and_what_is_missing(guarded: S
         await guarded.delete("u", "c")
     assert caught.value.result is True
     # There is nothing left that could be lost.
+    assert await guarded.delete("u", "c") is False
     assert await guarded.clear("u") == 0
 
 
@@ -215,6 +217,10 @@ def test_settings_that_make_no_sense_are_refused(newest_url: str) -> None:
             SessionStore.from_url(newest_url, replicas=wrong)  # type: ignore[arg-type] # on purpose
         with pytest.raises((TypeError, ValueError), match="replicas"):
             SessionStore(redis.asyncio.Redis(), replicas=wrong)  # type: ignore[arg-type] # on purpose
+    with pytest.raises(ValueError, match="wait_timeout must be less than socket_timeout"):
+        SessionStore(redis.asyncio.Redis(socket_timeout=1), replicas=1)
+    with pytest.raises(TypeError, match="the executor's own"):
+        SessionStore(ClusterExecutor.__new__(ClusterExecutor), replicas=1)
     with pytest.raises(ValueError, match="wait_timeout must be less than socket_timeout"):
         SessionStore.from_url(newest_url, replicas=1, wait_timeout=5)
     with pytest.raises(ValueError, match="wait_timeout"):

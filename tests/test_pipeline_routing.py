@@ -307,3 +307,14 @@ def test_another_server_is_better_than_another_connection() -> None:
     talk.exchange()
     assert elsewhere.numbers == [b"0", b"1"]
     assert not pipeline.is_retiring
+
+
+def test_deadlines_pass_in_any_order() -> None:
+    talk = Talk()
+    late, early = talk.call(deadline=10.0), talk.call(deadline=5.0)
+    # One that comes from another server is older than those it stands behind.
+    assert talk.pipeline.next_deadline() == 5.0
+    talk.pipeline.expire(6.0, 1.0, None)
+    assert isinstance(early.exception(), redis.TimeoutError)
+    assert not late.done()
+    assert talk.sent() == [b"0"]

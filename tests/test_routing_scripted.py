@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Any
 
-import hiredis
 import pytest
 import redis
 from redis.asyncio.connection import Connection
@@ -18,110 +16,9 @@ from redis_botsession import SessionStore, cluster, connection
 from redis_botsession.commands import Command
 from redis_botsession.connection import PipelinedConnection, Settings
 from redis_botsession.keys import slot_of
-from redis_botsession.slots import SLOTS
 from redis_botsession.testing.harness import PATIENCE, eventually
 
-from .proxy import READ_SIZE, Proxy
-from .talk import encoded
-
-Request = list[bytes]
-#: The reply, with Python's types; an exception is an error reply.
-Answer = Callable[[Request], Awaitable[Any]]
-
-
-class Scripted(Proxy):
-    """A server that answers what ``answer`` says, one request after the other on each connection.
-
-    Attributes:
-        answer: Gets all but what belongs to connecting.
-        asked: What it was asked since, in order.
-        role: What it says it is.
-        roles: How often it has said so.
-    """
-
-    def __init__(self, answer: Answer | None = None) -> None:
-        super().__init__("redis://127.0.0.1:0/")
-        self.answer = answer or nothing
-        self.asked: list[Request] = []
-        self.role = b"master"
-        self.roles = 0
-
-    @property
-    def address(self) -> str:
-        return self.url.removeprefix("redis://").rstrip("/")
-
-    @property
-    def port(self) -> int:
-        return int(self.address.partition(":")[2])
-
-    def count(self, name: bytes) -> int:
-        return sum(request[0] == name for request in self.asked)
-
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        parser = hiredis.Reader()
-        try:
-            while data := await reader.read(READ_SIZE):
-                parser.feed(data)
-                for request in iter(parser.gets, False):
-                    writer.write(await self._reply(request))
-        except (asyncio.CancelledError, ConnectionError):
-            return
-        finally:
-            writer.transport.abort()
-            self._writers.discard(writer)
-
-    async def _reply(self, request: Request) -> bytes:
-        match request:
-            case [b"HELLO", *_]:
-                return encoded({b"server": b"redis", b"version": b"7.4.0", b"proto": 3})
-            case [b"CLIENT", *_]:
-                return encoded("OK")
-            case [b"SCRIPT", *_]:
-                return encoded(b"0" * 40)
-            case [b"ECHO", text]:
-                return encoded(text)
-            case [b"ROLE"]:
-                self.roles += 1
-                return encoded([self.role, 0, []])
-            case [b"SUBSCRIBE", channel]:
-                return encoded([b"subscribe", channel, 1]).replace(b"*", b">", 1)
-        self.asked.append(request)
-        return encoded(await self.answer(request))
-
-
-async def nothing(request: Request) -> Any:
-    """The answer of one that has no sessions."""
-    return "OK" if request == [b"ASKING"] else []
-
-
-async def never(request: Request) -> Any:
-    await asyncio.Event().wait()
-
-
-def all_slots(primary: Scripted) -> list[Any]:
-    return [[0, SLOTS - 1, [b"127.0.0.1", primary.port, b"0" * 40]]]
-
-
-class ResponseLine(Exception):
-    """An error reply."""
-
-
-@pytest.fixture
-async def first() -> Any:
-    async with Scripted() as server:
-        yield server
-
-
-@pytest.fixture
-async def second() -> Any:
-    async with Scripted() as server:
-        yield server
-
-
-def store_of(node: Scripted, **options: Any) -> SessionStore:
-    settings: dict[str, Any] = {"timeout": PATIENCE, "socket_timeout": PATIENCE, "max_connections": 1, **options}
-    return SessionStore.from_url(f"redis+cluster://{node.address}/", **settings)
-
+from .scripted import Request, ResponseLine, Scripted, all_slots, never, nothing, state, store_of
 
 # --- clusters
 
@@ -244,24 +141,13 @@ async def test_a_connection_that_was_left_while_it_was_made_is_not_used(first: S
     pipelined = PipelinedConnection(connect, "somewhere", settings)
     promise = pipelined.call(Command("get", b"k", 0, (b"GET", b"k"), list, resend=True))
     await is_made.wait()
-    pipelined.leave(redis.ConnectionError("left"))
+    pipelined.leave(redis.ConnectionError("left"), at_once=True)
     assert await promise == []
     assert first.asked == []
     await pipelined.aclose()
 
 
 # --- sentinels
-
-
-def state(primary: Scripted, epoch: int, *flags: bytes) -> dict[bytes, bytes]:
-    """What a sentinel says of the primary."""
-    return {
-        b"name": b"bots",
-        b"ip": b"127.0.0.1",
-        b"port": b"%d" % primary.port,
-        b"flags": b",".join((b"master", *flags)),
-        b"config-epoch": b"%d" % epoch,
-    }
 
 
 @pytest.mark.parametrize(
