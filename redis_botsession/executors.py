@@ -129,7 +129,7 @@ class ClientExecutor:
     """
 
     def __init__(self, client: Any, durability: Durability | None = None, *, max_concurrency: int = MAX_CONCURRENCY) -> None:
-        check_client(client)
+        _check(client)
         silence = client.connection_pool.connection_kwargs.get("socket_timeout")
         if durability is not None and silence is not None:
             durability.check_within(silence)
@@ -241,7 +241,7 @@ def _is_reply(error: Exception) -> bool:
     return isinstance(error, RedisConnectionError) and type(error) is not RedisConnectionError
 
 
-def check_client(client: Any) -> None:
+def _check(client: Any) -> None:
     """Raises what ``ClientExecutor`` raises."""
     name = type(client).__name__
     if isinstance(client, redis.Redis | redis.RedisCluster):
