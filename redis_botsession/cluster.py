@@ -9,6 +9,7 @@ import asyncio
 import logging
 import random
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any, Self, TypeVar
 
@@ -131,16 +132,15 @@ class ClusterExecutor(Pipelined):
             redis.exceptions.RedisError: there are not primaries for all slots, or no node tells of them.
         """
         self._enter()
-        try:
+        # Where nobody answers, the map that there is has to do.
+        with suppress(TimeoutError):
             async with asyncio.timeout(self._wiring.settings.timeout):
                 await self._look_once()
                 while None in self._slots and not self._is_hopeless:
                     await asyncio.sleep(PAUSE)
                     await self._look_once()
-        except TimeoutError:
-            self._trouble = self._trouble or ClusterDownError(f"no node serves slot {self._slots.index(None)}")
         if None in self._slots:
-            raise copy_of(self._trouble or ClusterDownError(f"no node serves slot {self._slots.index(None)}"))
+            raise copy_of(self._trouble or self._unserved(self._slots.index(None)))
         return [_OnNode(self, node.address) for node in dict.fromkeys(self._slots) if node is not None]
 
     async def aclose(self) -> None:
@@ -196,7 +196,7 @@ class ClusterExecutor(Pipelined):
             _tell(call, RedisConnectionError("{}:{} is no primary of this cluster any more; scan again".format(*call.server)))
             return
         self._look()
-        self._hold(call, self._trouble or ClusterDownError(f"no node of this cluster serves slot {slot}"))
+        self._hold(call, self._trouble or self._unserved(slot))
 
     def stray(self, call: Call, error: Exception) -> None:
         """Takes a call that a node does not serve, or that it has not got when it was left."""
@@ -346,6 +346,12 @@ class ClusterExecutor(Pipelined):
                 timer.cancel()
                 del self._waiting[call]
                 self._route(call)
+
+    def _unserved(self, slot: int) -> Exception:
+        if any(self._slots):
+            return ClusterDownError(f"no node serves slot {slot}")
+        seeds = ", ".join(f"{host}:{port}" for host, port in self._seeds)
+        return RedisTimeoutError(f"no node of the cluster at {seeds} has told its map of slots yet")
 
     def _fail(self) -> None:
         """No map will be had: that is the answer to those who wait for it."""
