@@ -305,7 +305,9 @@ class SentinelServers(_Topology):
     def primary(self) -> Node:
         """The primary that the sentinels name now: what the live one says that has seen the latest failover."""
         latest = max((node for node in self.sentinels if node.live), key=lambda node: int(_watched(node)["config-epoch"]))
-        return next(node for node in self.nodes if node.port == _named(latest))
+        # Asked once: it may name another one the next moment.
+        port = _named(latest)
+        return next(node for node in self.nodes if node.port == port)
 
     def replicas(self) -> list[Node]:
         """The live nodes but the primary."""
