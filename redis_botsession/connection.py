@@ -273,10 +273,11 @@ class PipelinedConnection:
     def _on_time(self) -> None:
         now = self._loop.time()
         pipeline, silence = self._pipeline, self._silence
+        was_connected = self._link is not None
         if silence is not None and pipeline.is_waiting and now >= self._heard + silence:
             self._drop(RedisTimeoutError(f"{self._address}: silent for {silence:g} s while replies were due"))
         trouble = self._trouble
-        if self._link is None and trouble is None and pipeline.refusal is None:
+        if not was_connected and trouble is None and pipeline.refusal is None:
             trouble = RedisTimeoutError(f"cannot connect to {self._address} within {self._timeout:g} s")
         pipeline.expire(now, self._timeout, trouble)
         if not pipeline.has_line and not pipeline.is_waiting:

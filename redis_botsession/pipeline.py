@@ -247,10 +247,7 @@ class Pipeline:
         self._line.clear()
 
     def scatter(self, error: Exception) -> None:
-        """There is no connection: all in the line are for another server, where there may be one."""
-        if self._stray is None:
-            self.refuse(error)
-            return
+        """The server is to be left: all in the line are for another one, where there may be one."""
         line = list(self._line)
         self._line.clear()
         for call in line:
@@ -350,10 +347,13 @@ class Pipeline:
 
     def _hand_on(self, call: Call, error: Exception) -> None:
         try:
-            self._stray(call, error)  # type: ignore[misc] # there are strays only where it is not None
+            if self._stray is not None:
+                self._stray(call, error)
+                return
         except Exception as failure:  # noqa: BLE001 - a user's address_remap, say: nobody else has the call now
-            if not call.promise.done():
-                call.promise.set_exception(failure)
+            error = failure
+        if not call.promise.done():
+            call.promise.set_exception(copy_of(error))
 
 
 class _Asked:

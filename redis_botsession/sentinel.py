@@ -84,6 +84,8 @@ class SentinelExecutor(PipelinedExecutor):
         return cls(wiring, target.seeds, target.service, theirs)
 
     async def aclose(self) -> None:
+        # Elsewhere than in its event loop, this raises, and nothing is touched.
+        self._guard.close()
         try:
             await super().aclose()
         finally:

@@ -78,24 +78,25 @@ def test_with_neither_a_server_nor_fakeredis_it_names_the_extra(missing: str) ->
     assert len(run.stderr.splitlines()) == 1
 
 
-@pytest.mark.parametrize(
-    "url",
-    [
-        # Port 1 is reserved; nobody listens there.
-        f"redis://:{HIDDEN}@127.0.0.1:1/0",
-        f"rediss://user:{HIDDEN}@127.0.0.1:1/0",
-        f"unix:///nonexistent/redis.sock?password={HIDDEN}",
-        f"redis://user:{HIDDEN}#1@127.0.0.1:1/0",
-        f"redis://user:1/{HIDDEN}@127.0.0.1:1/0",
-        f"redis://user:1?{HIDDEN}@127.0.0.1:1/0",
-        f"unix://user:1/{HIDDEN}@/nonexistent/redis.sock",
-        f"redis://127.0.0.1:1/0?password={HIDDEN}&nonsense=1",
-        f"http://user:{HIDDEN}@127.0.0.1:1/0",
-        f"{HIDDEN}@127.0.0.1:1",
-        f"redis://user:{HIDDEN}@127.0.0.1:99999/0",
-        f"redis://user:{HIDDEN}@[127.0.0.1/0",
-    ],
-)
+#: None of them leads to a Redis.
+BAD_URLS = [
+    # Port 1 is reserved; nobody listens there.
+    f"redis://:{HIDDEN}@127.0.0.1:1/0",
+    f"rediss://user:{HIDDEN}@127.0.0.1:1/0",
+    f"unix:///nonexistent/redis.sock?password={HIDDEN}",
+    f"redis://user:{HIDDEN}#1@127.0.0.1:1/0",
+    f"redis://user:1/{HIDDEN}@127.0.0.1:1/0",
+    f"redis://user:1?{HIDDEN}@127.0.0.1:1/0",
+    f"unix://user:1/{HIDDEN}@/nonexistent/redis.sock",
+    f"redis://127.0.0.1:1/0?password={HIDDEN}&nonsense=1",
+    f"http://user:{HIDDEN}@127.0.0.1:1/0",
+    f"{HIDDEN}@127.0.0.1:1",
+    f"redis://user:{HIDDEN}@127.0.0.1:99999/0",
+    f"redis://user:{HIDDEN}@[127.0.0.1/0",
+]
+
+
+@pytest.mark.parametrize("url", BAD_URLS)
 @pytest.mark.parametrize("how", ["option", "environment"])
 def test_a_redis_that_cannot_be_reached_is_one_line_without_the_password(url: str, how: str) -> None:
     run = botsession("demo", "--url", url) if how == "option" else botsession("demo", REDIS_URL=url)

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import random
-import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
 from urllib.parse import urlsplit
 
@@ -19,6 +17,7 @@ from redis_botsession import BotSession, OutcomeUnknown, SessionError, SessionSt
 from redis_botsession.embedded import LocalServer, find_server
 from redis_botsession.testing.harness import eventually, load
 
+from .processes import paused
 from .proxy import LosingProxy
 
 Call = Callable[[SessionStore], Awaitable[object]]
@@ -151,15 +150,12 @@ async def test_a_stalled_server_stalls_nobody_for_long() -> None:
         async with SessionStore.from_url(server.url, timeout=2, socket_timeout=0.2) as store:
             await store.update("u", "c", {"n": 1})
             await store.get("u", "c")
-            os.kill(server.pid, signal.SIGSTOP)
-            try:
+            with paused(server):
                 with pytest.raises(OutcomeUnknown) as caught:
                     await store.update("u", "c", {"n": 2})
                 assert isinstance(caught.value.__cause__, redis.TimeoutError)
                 with pytest.raises(redis.TimeoutError):
                     await store.get("u", "c")
-            finally:
-                os.kill(server.pid, signal.SIGCONT)
             assert await store.get("u", "c")
 
 

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 import pytest
 import redis
 
-from redis_botsession.doctor import CannotLook, Severity, examine
+from redis_botsession.doctor import CannotLook, Report, Severity, examine
 from redis_botsession.doctor.checks.access import acl_line
 from redis_botsession.doctor.needs import DOCTOR_RULES, STORE_COMMANDS
 from redis_botsession.embedded import LocalServer
@@ -130,41 +130,36 @@ def test_the_user_that_it_advises_is_enough_and_not_too_much(url: str, prefix: s
     assert "HSET" in denied.found
 
 
+def as_limited(url: str, prefix: str, commands: list[str], **options: Any) -> Report:
+    """What is found by a user who may run these commands on keys under the prefix."""
+    with redis.Redis.from_url(url) as client:
+        client.acl_setuser("limited", enabled=True, passwords=["+secret"], keys=[f"{prefix}*"], commands=commands)
+        try:
+            return examine(as_user(url, "limited"), prefix=prefix, **options)
+        finally:
+            client.acl_deluser("limited")
+
+
 @pytest.mark.parametrize("may_ask", [False, True])
 @pytest.mark.parametrize("denied", STORE_COMMANDS)
 def test_each_missing_permission_is_named(denied: str, may_ask: bool, newest_url: str, prefix: str) -> None:
     commands = ["+@all", f"-{denied.lower()}", *([] if may_ask else ["-acl"])]
-    with redis.Redis.from_url(newest_url) as client:
-        client.acl_setuser("limited", enabled=True, passwords=["+secret"], keys=[f"{prefix}*"], commands=commands)
-        try:
-            finding = findings_of(examine(as_user(newest_url, "limited"), prefix=prefix, sample=0))["permissions"]
-        finally:
-            client.acl_deluser("limited")
+    finding = findings_of(as_limited(newest_url, prefix, commands, sample=0))["permissions"]
     assert finding.severity is (Severity.INFO if denied == "SCAN" else Severity.CRITICAL)
     assert f"may not run {denied} on" in finding.found
     assert f"+{denied.lower()}" in finding.advice
 
 
 def test_missing_permissions_where_there_is_no_dry_run(url: str, prefix: str) -> None:
-    with redis.Redis.from_url(url) as client:
-        commands = ["+@all", "-zadd", "-eval", "-flushall", "-acl"]
-        client.acl_setuser("limited", enabled=True, passwords=["+secret"], keys=[f"{prefix}*"], commands=commands)
-        try:
-            found = findings_of(examine(as_user(url, "limited"), prefix=prefix))
-        finally:
-            client.acl_deluser("limited")
+    commands = ["+@all", "-zadd", "-eval", "-flushall", "-acl"]
+    found = findings_of(as_limited(url, prefix, commands))
     assert "may not run EVAL, ZADD on" in found["permissions"].found
     assert found["least-privilege-keys"].severity is Severity.OK
 
 
 def test_what_a_user_may_do_beyond_its_needs(url: str, prefix: str) -> None:
-    with redis.Redis.from_url(url) as client:
-        commands = ["+@all", "-@dangerous", "+keys", "+acl", "+info"]
-        client.acl_setuser("limited", enabled=True, passwords=["+secret"], keys=[f"{prefix}*"], commands=commands)
-        try:
-            found = findings_of(examine(as_user(url, "limited"), prefix=prefix))
-        finally:
-            client.acl_deluser("limited")
+    commands = ["+@all", "-@dangerous", "+keys", "+acl", "+info"]
+    found = findings_of(as_limited(url, prefix, commands))
     assert found["least-privilege-commands"].found == "the user 'limited' may run KEYS"
     assert found["user"].severity is Severity.OK
 

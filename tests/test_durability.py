@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import signal
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -22,16 +20,12 @@ from redis_botsession.embedded import LocalServer
 from redis_botsession.testing.harness import eventually, load
 
 from .faults.proxy import SteeredProxy
+from .processes import kill
 from .servers import SERVERS, Server, locate_or_skip
 
 NEWEST = next(server for server in SERVERS if server.id == "redis-8.2")
 #: Those that know WAITAOF.
 SYNCING = [server for server in SERVERS if server.id not in {"redis-6.2"}]
-
-
-def kill(server: LocalServer) -> None:
-    os.kill(server.pid, signal.SIGKILL)
-    server.stop()
 
 
 @dataclass

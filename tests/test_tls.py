@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,6 +19,7 @@ from redis_botsession import SessionStore
 from redis_botsession.embedded import LocalServer, ServerFailed
 from redis_botsession.testing.harness import eventually, load
 
+from .processes import free_port
 from .servers import CI, WHEELS
 from .topologies import SLOTS
 
@@ -44,13 +44,6 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
         issued.private_key_pem.write_to_path(str(folder / key))
         issued.cert_chain_pems[0].write_to_path(str(folder / cert))
     return folder
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-    return port
 
 
 @contextmanager

@@ -20,6 +20,7 @@ from redis_botsession import SessionStore
 from redis_botsession.embedded import LocalServer
 from redis_botsession.testing.harness import eventually
 
+from ..processes import paused
 from .proxy import SteeredProxy
 from .workload import Workload
 
@@ -159,18 +160,8 @@ async def kill_clients(ground: Ground) -> None:
 # --- the server
 
 
-@asynccontextmanager
-async def stopped(server: LocalServer) -> AsyncIterator[None]:
-    """The server does nothing meanwhile."""
-    os.kill(server.pid, signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        os.kill(server.pid, signal.SIGCONT)
-
-
 async def pause(ground: Ground) -> None:
-    async with stopped(ground.server):
+    with paused(ground.server):
         # The fault itself: a pause that is shorter than any timeout, so nothing tells of it.
         await asyncio.sleep(0.05)
 
@@ -178,7 +169,7 @@ async def pause(ground: Ground) -> None:
 async def pause_until(errors: frozenset[tuple[str, str]], ground: Ground) -> None:
     workload = ground.workload
     before = workload.errors.copy()
-    async with stopped(ground.server):
+    with paused(ground.server):
         await workload.until(lambda: any(workload.errors[error] > before[error] for error in errors))
 
 
