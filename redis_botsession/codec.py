@@ -52,8 +52,9 @@ _HEADERS = [_header(length) for length in range(64)]
 class Codec:
     """Packs the values of a session and unpacks them to the same values of the same types.
 
-    Built in: None, bool, int of any size, float, str, bytes, list, tuple, dict (nested keys: str, int, bytes), set, frozenset,
-    datetime (aware and naive), date, time, timedelta, Decimal, UUID. Other types, enums among them, are registered::
+    Built in: None, bool, int of any size, float, str, bytes, list, tuple, dict (nested ones with keys of any type here that can
+    be a key), set, frozenset, datetime (aware and naive), date, time, timedelta, Decimal, UUID. Other types, enums among them,
+    are registered::
 
         codec = Codec()
         codec.register(Color)

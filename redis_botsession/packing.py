@@ -78,8 +78,6 @@ class Packing:
                     if depth == MAX_DEPTH:
                         return CodecError(TOO_DEEP, node.path(name))
                     for child in _children(node):
-                        if child.reason:
-                            return CodecError(child.reason, child.path(name))
                         below.append(child)
                         if len(below) > self.max_bytes:
                             return None
@@ -147,9 +145,9 @@ def check_loaded(value: Any, leaves: frozenset[type]) -> None:
         for item in level:
             kind = type(item)
             if kind is dict:
-                if not _KEY_TYPES.issuperset(map(type, item)):
-                    raise CodecError("a dict with a key that is not str, int or bytes")
                 items: Iterable[Any] = item.values()
+                if not _KEY_TYPES.issuperset(map(type, item)):
+                    items = [*items, *(name for name in item if type(name) not in _KEY_TYPES)]
             elif kind in CONTAINER_TYPES:
                 items = item
             else:
@@ -186,10 +184,11 @@ def check(value: Any, leaves: frozenset[type], max_bytes: int) -> None:
                     left -= item.bit_length() >> 3
                 continue
             if kind is dict:
-                if not _KEY_TYPES.issuperset(map(type, item)):
-                    raise CodecError("a dict with a key that is not str, int or bytes")
-                left -= sum(len(name) for name in item if type(name) is not int)
                 below.extend(item.values())
+                if not _KEY_TYPES.issuperset(map(type, item)):
+                    # Other keys are looked at as values are: what is hashable and can be stored can be a key.
+                    below.extend(name for name in item if type(name) not in _KEY_TYPES)
+                left -= sum(len(name) for name in item if type(name) is str or type(name) is bytes)
             elif kind in CONTAINER_TYPES:
                 below.extend(item)
             else:
@@ -207,15 +206,14 @@ def check(value: Any, leaves: frozenset[type], max_bytes: int) -> None:
 
 
 class _Node:
-    """A place inside of a value; ``reason`` where it is a key that cannot be stored."""
+    """A place inside of a value."""
 
-    __slots__ = ("parent", "reason", "step", "value")
+    __slots__ = ("parent", "step", "value")
 
-    def __init__(self, parent: _Node | None, step: Any, value: Any, reason: str = "") -> None:
+    def __init__(self, parent: _Node | None, step: Any, value: Any) -> None:
         self.parent = parent
         self.step = step
         self.value = value
-        self.reason = reason
 
     def path(self, name: str) -> str:
         """Like ``cart[2].price``."""
@@ -238,9 +236,9 @@ def _children(node: _Node) -> Iterable[_Node]:
         yield from (_Node(node, number, item) for number, item in enumerate(node.value))
         return
     for name, item in node.value.items():
-        is_key = type(name) in _KEY_TYPES
-        reason = "" if is_key else f"the key of a nested dict must be str, int or bytes, not {type(name).__qualname__}"
-        yield _Node(node, name, item, reason)
+        if type(name) not in _KEY_TYPES:
+            yield _Node(node, name, name)
+        yield _Node(node, name, item)
 
 
 def show(key: object) -> str:

@@ -133,7 +133,7 @@ def _hashable_containers(items: st.SearchStrategy[Any]) -> st.SearchStrategy[Any
 
 
 hashables = st.recursive(_hashable_leaves, _hashable_containers, max_leaves=8)
-dict_keys = st.one_of(texts, integers, st.binary())
+dict_keys = st.one_of(texts, integers, st.binary(), hashables)
 
 
 def _containers(items: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
