@@ -10,11 +10,15 @@
 -- ARGV[6]  since_version     '' or: the session must have existed without a break since this version
 -- ARGV[7]  expires_at        '' to keep, '-' to drop, else microseconds since 1970
 -- ARGV[8]  max_bytes         of all names and values
--- ARGV[9]  removed           how many names of keys to remove follow
--- ARGV[10...] fields         those names, then name, value, name, value, ...
+-- ARGV[9]  modes             any of these letters:
+--                              r  replace: the names that follow are kept, all others that do not change go
+--                              e  a session that is left without keys is removed
+--                              g  get: the reply has a third item, what HGETALL gives afterwards
+-- ARGV[10] named             how many names of keys to remove (with r: to keep) follow
+-- ARGV[11...] fields         those names, then name, value, name, value, ...
 --
 -- Reply    { 1, version}       OK
---          { 2, 0}             REMOVED: its expires_at has passed
+--          { 2, 0}             REMOVED: its expires_at has passed, or it was left without keys
 --          {-1, version}       CONFLICT: the version there is; 0 for none
 --          {-2, 0}             GONE
 --          {-3, bytes}         TOO_LARGE: what the session would take
@@ -34,7 +38,8 @@ local create = ARGV[5]
 local since_version = ARGV[6]
 local expires_at = ARGV[7]
 local max_bytes = tonumber(ARGV[8])
-local removed = tonumber(ARGV[9])
+local modes = ARGV[9]
+local named = tonumber(ARGV[10])
 
 local meta = redis.call('HMGET', session, '\255v', '\255c', '\255b', '\255e', '\255o', '\255s')
 local version, size = tonumber(meta[1] or 0), tonumber(meta[6] or 0)
@@ -79,16 +84,8 @@ if passed then
 end
 
 local before = size
-local dropped = {}
-for i = 10, 9 + removed do
-  local length = redis.call('HSTRLEN', session, ARGV[i])
-  if length > 0 then
-    size = size - length - #ARGV[i]
-    dropped[#dropped + 1] = ARGV[i]
-  end
-end
 local fields = {}
-for i = 10 + removed, #ARGV, 2 do
+for i = 11 + named, #ARGV, 2 do
   local length = exists and redis.call('HSTRLEN', session, ARGV[i]) or 0
   if length == 0 then
     size = size + #ARGV[i]
@@ -96,6 +93,40 @@ for i = 10 + removed, #ARGV, 2 do
   size = size + #ARGV[i + 1] - length
   fields[#fields + 1] = ARGV[i]
   fields[#fields + 1] = ARGV[i + 1]
+end
+local going = {}
+if string.find(modes, 'r', 1, true) then
+  local stays = {}
+  for i = 11, 10 + named do
+    stays[ARGV[i]] = true
+  end
+  for i = 1, #fields, 2 do
+    stays[fields[i]] = true
+  end
+  local names = redis.call('HKEYS', session)
+  for i = 1, #names do
+    -- The metadata's names begin with the byte 255, which is not in UTF-8.
+    if not stays[names[i]] and string.byte(names[i]) ~= 255 then
+      going[#going + 1] = names[i]
+    end
+  end
+else
+  for i = 11, 10 + named do
+    going[#going + 1] = ARGV[i]
+  end
+end
+local dropped = {}
+for i = 1, #going do
+  local length = redis.call('HSTRLEN', session, going[i])
+  if length > 0 then
+    size = size - length - #going[i]
+    dropped[#dropped + 1] = going[i]
+  end
+end
+-- A key takes a byte at least, the one of its value.
+if size == 0 and string.find(modes, 'e', 1, true) then
+  remove(session, index, member, now_ms)
+  return {2, 0}
 end
 if size > max_bytes and size > before then
   return {-3, size}
@@ -115,4 +146,7 @@ for i = 1, #fields do
   all[#all + 1] = fields[i]
 end
 write(session, index, member, exists, deadline, slack_ms, now_ms, all, dropped)
+if string.find(modes, 'g', 1, true) then
+  return {1, tonumber(new), redis.call('HGETALL', session)}
+end
 return {1, tonumber(new)}

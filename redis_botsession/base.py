@@ -11,16 +11,18 @@ from contextlib import AbstractAsyncContextManager
 from contextvars import ContextVar
 from datetime import datetime
 from types import TracebackType
-from typing import Any, Protocol, Self, runtime_checkable
+from typing import Any, Protocol, Self, TypeVar, runtime_checkable
 from weakref import WeakValueDictionary
 
 from .changes import Changes, Snapshot
 from .codec import DEFAULT_MAX_BYTES, Codec
-from .errors import VersionConflict
-from .helper import BotSessionHelper, LiveSession
+from .errors import SessionGone, VersionConflict
+from .helper import BotSessionHelper, Handling
 from .keys import Id, normal_id
 from .session import KEEP, BotSession, Keep, Loaded
 from .times import TTL, from_micros
+
+T = TypeVar("T")
 
 #: How often ``modify`` tries. Tasks of one process take turns, so only other processes are in its way.
 DEFAULT_ATTEMPTS = 100
@@ -195,6 +197,109 @@ class BotSessionStore(Protocol):
             since_version=since_version,
         )
 
+    async def update_and_get(
+        self, user_id: Id, channel_id: Id, changes: Mapping[str, Any], *, remove: Iterable[str] = (), create: bool = True
+    ) -> BotSession | None:
+        """``update``, and the session as it is then, which ``SessionStore`` gives in the same round trip.
+
+        A store need not have it: this one loads the session after the update, with what others may have written in between.
+
+        Args:
+            user_id: The user.
+            channel_id: The channel.
+            changes: As for ``update``.
+            remove: As for ``update``.
+            create: As for ``update``.
+
+        Returns:
+            The session; None if its ``expires_at`` has passed.
+
+        Raises:
+            What ``update`` raises. CorruptSession also where another key does not decode: then the changes are written.
+        """
+        if not await self.update(user_id, channel_id, changes, remove=remove, create=create):
+            return None
+        return await self.get(user_id, channel_id)
+
+    async def replace(
+        self,
+        user_id: Id,
+        channel_id: Id,
+        data: Mapping[str, Any],
+        *,
+        keep: Iterable[str] = (),
+        create: bool = True,
+        drop_empty: bool = False,
+    ) -> int:
+        """Replaces all top-level keys but some, atomically, and renews the rolling TTL.
+
+        Unlike ``set`` it leaves ``created_at``, ``expires_at`` and the keys to keep as they are in the store, whoever writes
+        them meanwhile.
+
+        Args:
+            user_id: The user.
+            channel_id: The channel.
+            data: The keys to set.
+            keep: Other keys that stay, where they are there.
+            create: Whether to create the session if there is none.
+            drop_empty: Whether to remove the session if no key is left, rather than keep an empty one.
+
+        Returns:
+            The new version. 0 if the session is removed, or was none and is left without keys.
+
+        Raises:
+            SessionGone: there is no session, and it is not to be created.
+            ValueError: a key is both in ``data`` and to be kept.
+            SerializationError, SessionTooLarge, CorruptSession, OutcomeUnknown: as for ``set``.
+        """
+        kept = [*keep]
+        if both := [name for name in kept if name in data]:
+            raise ValueError(f"session {self.key(user_id, channel_id)}: {both[0]!r} is both changed and kept")
+        ids = normal_id(user_id, "user_id"), normal_id(channel_id, "channel_id")
+
+        async def write() -> int:
+            session = await self.get(*ids)
+            if session is None:
+                if not create:
+                    key = self.key(*ids)
+                    raise SessionGone(f"session {key} does not exist; nothing was written", key=key)
+                session = BotSession(*ids)
+            stays = {name: session.data[name] for name in kept if name in session.data}
+            session.data = {**data, **stays}
+            if session.data or not drop_empty:
+                return await self.set(*ids, session, expected_version=session.version)
+            await self.delete(*ids, expected_version=session.version)
+            return 0
+
+        return await self._unless_changed(write)
+
+    async def discard(self, user_id: Id, channel_id: Id, names: Iterable[str]) -> int:
+        """Removes top-level keys, and the session with the last of them; atomically. Renews the rolling TTL of what is left.
+
+        Args:
+            user_id: The user.
+            channel_id: The channel.
+            names: The keys; those that are not there do no harm.
+
+        Returns:
+            The new version; 0: there is no session, whether this has removed it or there was none.
+
+        Raises:
+            CorruptSession, OutcomeUnknown: as for ``update``.
+        """
+        gone = {*names}
+
+        async def write() -> int:
+            session = await self.get(user_id, channel_id)
+            if session is None:
+                return 0
+            if not gone.issuperset(session.data):
+                return await self.update(user_id, channel_id, {}, remove=gone, expected_version=session.version)
+            await self.delete(user_id, channel_id, expected_version=session.version)
+            return 0
+
+        return await self._unless_changed(write)
+
     async def modify(
         self,
         user_id: Id,
@@ -227,18 +332,27 @@ class BotSessionStore(Protocol):
         turn = id(self), self.key(user_id, channel_id)
         if turn in _modifying.get():
             raise RuntimeError(f"modify() of session {turn[1]} inside of its own modify() could never succeed")
-        lock = _turns.setdefault(turn, asyncio.Lock())
-        async with lock:
+        async with self._turn(turn):
             token = _modifying.set(_modifying.get() | {turn})
             try:
-                for attempt in range(1, attempts):
-                    try:
-                        return await self._modify_once(user_id, channel_id, fn)
-                    except VersionConflict:
-                        await asyncio.sleep(random.uniform(0, min(_LONGEST_PAUSE, 0.001 * attempt)))  # noqa: S311 - jitter
-                return await self._modify_once(user_id, channel_id, fn)
+                return await self._unless_changed(lambda: self._modify_once(user_id, channel_id, fn), attempts)
             finally:
                 _modifying.reset(token)
+
+    async def _unless_changed(self, write: Callable[[], Awaitable[T]], attempts: int = DEFAULT_ATTEMPTS) -> T:
+        """What ``write`` gives; after a conflict, again."""
+        for attempt in range(1, attempts):
+            try:
+                return await write()
+            except VersionConflict:
+                await self._pause(random.uniform(0, min(_LONGEST_PAUSE, 0.001 * attempt)))  # noqa: S311 - jitter
+        return await write()
+
+    def _turn(self, turn: tuple[int, str]) -> AbstractAsyncContextManager[Any]:
+        return _turns.setdefault(turn, asyncio.Lock())
+
+    async def _pause(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
 
     async def _modify_once(self, user_id: Id, channel_id: Id, fn: Callable[[BotSession], Awaitable[None] | None]) -> BotSession:
         loaded = await self.load_packed(user_id, channel_id)
@@ -265,7 +379,7 @@ class BotSessionStore(Protocol):
 
         After an exception nothing is saved. Raises what ``get`` and ``BotSessionHelper.save`` raise.
         """
-        return LiveSession(self, user_id, channel_id)
+        return Handling(self, user_id, channel_id)
 
     async def aclose(self) -> None:
         """Releases what the store holds."""

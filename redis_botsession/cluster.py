@@ -143,6 +143,21 @@ class ClusterExecutor(Pipelined):
             raise copy_of(self._trouble or self._unserved(self._slots.index(None)))
         return [_OnNode(self, node.address) for node in dict.fromkeys(self._slots) if node is not None]
 
+    async def listen(self) -> Any:
+        """Leads to any node: what is published goes to all of them."""
+        self._enter()
+        trouble: Exception = RedisConnectionError("this cluster has no nodes")
+        for host, port in random.sample(list(self._known), len(self._known)):
+            try:
+                connection = await self._wiring.connect(host=host, port=port)
+            except (RedisConnectionError, RedisTimeoutError, OSError) as error:
+                trouble = error
+            else:
+                self._listening.add(connection)
+                self._listen_only_to(self._known)
+                return connection
+        raise trouble
+
     async def aclose(self) -> None:
         self._guard.close()
         try:
@@ -333,6 +348,7 @@ class ClusterExecutor(Pipelined):
             slots[first : last + 1] = [self._node(primary)] * (last + 1 - first)
         self._slots = slots
         self._known = {address for _, _, primary, replicas in ranges for address in (primary, *replicas)}
+        self._listen_only_to(self._known)
         primaries = {primary for _, _, primary, _ in ranges}
         for address in [address for address in self._nodes if address not in primaries]:
             node = self._nodes.pop(address)
@@ -378,6 +394,9 @@ class _OnNode:
 
     async def primaries(self) -> Sequence[Executor]:
         return [self]
+
+    async def listen(self) -> Any:
+        return await self._owner.listen()
 
     async def aclose(self) -> None:
         """Its connections are its owner's."""

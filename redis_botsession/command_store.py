@@ -29,8 +29,23 @@ class CommandStore(BotSessionStore):
         self.codec = commands.codec
         self.max_bytes = commands.max_bytes
 
+    @property
+    def commands(self) -> Commands:
+        """Makes the store's commands; with ``executor``, for what builds upon a store, like leases."""
+        return self._commands
+
+    @property
+    def executor(self) -> Executor:
+        """Runs the store's commands."""
+        return self._executor
+
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} prefix={self._commands.keys.prefix!r}>"
+        return f"<{type(self).__name__} prefix={self.prefix!r}>"
+
+    @property
+    def prefix(self) -> str:
+        """What all keys begin with."""
+        return self._commands.keys.prefix
 
     def key(self, user_id: Id, channel_id: Id) -> str:
         """The key of a session, as ``redis-cli`` takes it."""
@@ -93,6 +108,28 @@ class CommandStore(BotSessionStore):
             since_version=since_version,
         )
         return await self._executor.run(command)
+
+    async def update_and_get(
+        self, user_id: Id, channel_id: Id, changes: Mapping[str, Any], *, remove: Iterable[str] = (), create: bool = True
+    ) -> BotSession | None:
+        command = self._commands.update_and_get(user_id, channel_id, changes, remove=remove, create=create)
+        return await self._executor.run(command)
+
+    async def replace(
+        self,
+        user_id: Id,
+        channel_id: Id,
+        data: Mapping[str, Any],
+        *,
+        keep: Iterable[str] = (),
+        create: bool = True,
+        drop_empty: bool = False,
+    ) -> int:
+        command = self._commands.replace(user_id, channel_id, data, keep=keep, create=create, drop_empty=drop_empty)
+        return await self._executor.run(command)
+
+    async def discard(self, user_id: Id, channel_id: Id, names: Iterable[str]) -> int:
+        return await self._executor.run(self._commands.discard(user_id, channel_id, names))
 
     async def touch(self, user_id: Id, channel_id: Id, ttl: TTL = None) -> bool:
         return await self._executor.run(self._commands.touch(user_id, channel_id, ttl))

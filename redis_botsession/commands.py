@@ -16,7 +16,18 @@ from .changes import Changes
 from .codec import Codec
 from .errors import OutcomeUnknown
 from .keys import Address, Id, Keys, channel_of, normal_id, slot_of
-from .replies import count_of, loaded_of, session_of, text_of, version_of, was_there
+from .replies import (
+    count_of,
+    held_for,
+    is_awaited,
+    loaded_of,
+    merged_of,
+    session_of,
+    text_of,
+    version_left,
+    version_of,
+    was_there,
+)
 from .scripts import Script, load
 from .session import KEEP, BotSession, Keep, Loaded
 from .times import TTL, to_micros, ttl_to_ms
@@ -65,7 +76,8 @@ BINDINGS: Final = {
                 "since_version",
                 "expires_at",
                 "max_bytes",
-                "removed",
+                "modes",
+                "named",
                 "fields...",
             ),
         ),
@@ -77,11 +89,16 @@ BINDINGS: Final = {
         ("touch", ("session", "index"), ("member", "ttl_ms")),
         ("delete", ("session", "index"), ("member", "expected_version")),
         ("clear", ("index", "sessions..."), ("members...",)),
+        ("acquire", ("lease",), ("token", "lease_ms")),
+        ("renew", ("lease",), ("token", "lease_ms")),
+        ("release", ("lease",), ("token",)),
     )
 }
 
 
 _UPDATE: Final = BINDINGS["update"].script
+# What replicas and disks need not vouch for: a TTL, and who has a lease.
+_FLEETING: Final = frozenset({"touch", "acquire", "renew", "release"})
 
 
 @dataclass(slots=True, eq=False)
@@ -211,10 +228,45 @@ class Commands:
         """Merges top-level keys; gives the new version, 0 if its ``expires_at`` has passed."""
         address = self._place(user_id, channel_id).address
         removed = _names(remove) if remove != () else []
-        if both := [name for name in removed if name in changes]:
-            raise ValueError(f"update of session {address.name}: {both[0]!r} is both changed and removed")
+        _check_apart(address, changes, removed, "removed")
         fields = self.codec.encode(changes, max_bytes=self.max_bytes, key=address.name)
-        return self._merge(address, fields, removed, expected_version, create, expires_at, since_version)
+        parse = partial(version_of, address.session, expected_version, self.max_bytes)
+        return self._merge(address, fields, removed, parse, expected_version, create, expires_at, since_version)
+
+    def update_and_get(
+        self, user_id: Id, channel_id: Id, changes: Mapping[str, Any], *, remove: Iterable[str] = (), create: bool = True
+    ) -> Command[BotSession | None]:
+        """``update`` that gives the session as it is right after; None if its ``expires_at`` has passed."""
+        address = self._place(user_id, channel_id).address
+        names = _names(remove)
+        _check_apart(address, changes, names, "removed")
+        fields = self.codec.encode(changes, max_bytes=self.max_bytes, key=address.name)
+        parse = partial(merged_of, address, self.codec, self.max_bytes)
+        return self._merge(address, fields, names, parse, create=create, modes=b"g")
+
+    def replace(
+        self,
+        user_id: Id,
+        channel_id: Id,
+        data: Mapping[str, Any],
+        *,
+        keep: Iterable[str] = (),
+        create: bool = True,
+        drop_empty: bool = False,
+    ) -> Command[int]:
+        """Replaces all top-level keys but those to keep; gives the new version, 0 if the session is removed."""
+        address = self._place(user_id, channel_id).address
+        names = _names(keep)
+        _check_apart(address, data, names, "kept")
+        fields = self.codec.encode(data, max_bytes=self.max_bytes, key=address.name)
+        parse = partial(version_of, address.session, None, self.max_bytes)
+        return self._merge(address, fields, names, parse, create=create, modes=b"re" if drop_empty else b"r")
+
+    def discard(self, user_id: Id, channel_id: Id, names: Iterable[str]) -> Command[int]:
+        """Removes top-level keys, and the session with the last of them; gives the new version, 0 if there is no session."""
+        address = self._place(user_id, channel_id).address
+        parse = partial(version_left, address.session, self.max_bytes)
+        return self._merge(address, {}, _names(names), parse, create=False, modes=b"e")
 
     def save(
         self,
@@ -227,7 +279,10 @@ class Commands:
     ) -> Command[int]:
         """``update`` with what is packed already."""
         address = self._place(user_id, channel_id).address
-        return self._merge(address, changes.packed, changes.removed, expected_version, True, changes.expires_at, since_version)
+        parse = partial(version_of, address.session, expected_version, self.max_bytes)
+        return self._merge(
+            address, changes.packed, changes.removed, parse, expected_version, True, changes.expires_at, since_version
+        )
 
     def touch(self, user_id: Id, channel_id: Id, ttl: TTL = None) -> Command[bool]:
         """Renews the rolling TTL (with ``ttl``, until the next write or touch); False if there is no session."""
@@ -274,6 +329,19 @@ class Commands:
             live += [channel for channel, is_live in zip(batch, found, strict=True) if is_live]
         return live
 
+    def acquire(self, user_id: Id, channel_id: Id, token: bytes, lease_ms: int) -> Command[float | None]:
+        """Takes a lease, or renews the token's own; gives None, or for how many seconds another has it yet."""
+        return self._lease("acquire", user_id, channel_id, (token, lease_ms), held_for, resend=True)
+
+    def renew(self, user_id: Id, channel_id: Id, token: bytes, lease_ms: int) -> Command[bool]:
+        """Renews a lease; False if it is not the token's any more."""
+        return self._lease("renew", user_id, channel_id, (token, lease_ms), partial(was_there, b"", None), resend=True)
+
+    def release(self, user_id: Id, channel_id: Id, token: bytes) -> Command[bool | None]:
+        """Gives a lease back; gives whether somebody waits for it, None if it was not the token's any more."""
+        # Twice it does no harm, but its own success would look like a lease that was lost.
+        return self._lease("release", user_id, channel_id, (token,), is_awaited, resend=False)
+
     def scan(self, cursor: int) -> Command[tuple[int, list[tuple[str, str]]]]:
         """One step of SCAN over all sessions: the next cursor (0: done) and the (user_id, channel_id) pairs found."""
         pattern = self.keys.pattern
@@ -294,6 +362,12 @@ class Commands:
     def _make_place(self, user_id: Id, channel_id: Id) -> _Place:
         return _Place(self.keys.locate(user_id, channel_id))
 
+    def _lease(
+        self, name: str, user_id: Id, channel_id: Id, args: tuple[Argument, ...], parse: Callable[[Any], T], *, resend: bool
+    ) -> Command[T]:
+        at = self._place(user_id, channel_id).address
+        return _script(name, at.slot, (self.keys.lease(at.user, at.channel),), args, parse, resend=resend)
+
     def _hgetall(self, address: Address, parse: Callable[[Any], T]) -> Command[T]:
         return Command("get", address.session, address.slot, (b"HGETALL", address.session), parse, resend=True)
 
@@ -305,12 +379,14 @@ class Commands:
         self,
         address: Address,
         fields: Mapping[bytes, bytes],
-        removed: Sequence[str],
-        expected_version: int | None,
-        create: bool,
-        expires_at: datetime | Keep | None,
-        since_version: int | None,
-    ) -> Command[int]:
+        names: Sequence[str],
+        parse: Callable[[Any], T],
+        expected_version: int | None = None,
+        create: bool = True,
+        expires_at: datetime | Keep | None = KEEP,
+        since_version: int | None = None,
+        modes: bytes = b"",
+    ) -> Command[T]:
         deadline: Argument = b""
         if expires_at is None:
             deadline = b"-"
@@ -330,13 +406,13 @@ class Commands:
             b"" if since_version is None else _version(since_version),
             deadline,
             self.max_bytes,
-            len(removed),
+            modes,
+            len(names),
         ]
-        if removed:
-            args += [name.encode("utf-8", "surrogatepass") for name in removed]
+        if names:
+            args += [name.encode("utf-8", "surrogatepass") for name in names]
         for item in fields.items():
             args += item
-        parse = partial(version_of, address.session, expected_version, self.max_bytes)
         return Command("update", address.session, address.slot, tuple(args), parse, False, _UPDATE, True)
 
     def _parse_scan(self, reply: Any) -> tuple[int, list[tuple[str, str]]]:
@@ -355,7 +431,7 @@ def _script(
 ) -> Command[T]:
     script = BINDINGS[name].script
     args = (b"EVALSHA", script.sha, len(keys), *keys, *args)
-    return Command(name, keys[0], slot, args, parse, resend, script, name != "touch")
+    return Command(name, keys[0], slot, args, parse, resend, script, name not in _FLEETING)
 
 
 def outcome_unknown(
@@ -385,11 +461,16 @@ def _version(version: int | None) -> Argument:
     return version
 
 
-def _names(remove: Iterable[str]) -> list[str]:
-    if isinstance(remove, str | bytes):
-        raise TypeError(f"remove must be an iterable of keys, not one {type(remove).__name__}; write remove=[...]")
-    names = list(dict.fromkeys(remove))
+def _names(given: Iterable[str]) -> list[str]:
+    if isinstance(given, str | bytes):
+        raise TypeError(f"give an iterable of keys, not one {type(given).__name__}: [...]")
+    names = list(dict.fromkeys(given))
     for name in names:
         if type(name) is not str:
-            raise TypeError(f"the keys to remove must be str, not {type(name).__name__}")
+            raise TypeError(f"the keys to remove or keep must be str, not {type(name).__name__}")
     return names
+
+
+def _check_apart(address: Address, changes: Mapping[str, Any], names: Sequence[str], what: str) -> None:
+    if both := [name for name in names if name in changes]:
+        raise ValueError(f"update of session {address.name}: {both[0]!r} is both changed and {what}")

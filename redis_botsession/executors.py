@@ -48,6 +48,17 @@ class Executor(Protocol):
         """One executor for each server that has sessions, for what is not about one user."""
         ...
 
+    async def listen(self) -> Any:
+        """A connection of redis-py's, connected, for SUBSCRIBE: what is published for the store's keys is heard there.
+
+        It is the caller's, to be disconnected. None: nothing is published there.
+
+        Raises:
+            SessionError: the store is closed, or was used in another event loop.
+            redis.exceptions.RedisError, OSError: it cannot be had now.
+        """
+        ...
+
     async def aclose(self) -> None:
         """Finishes what is in flight, refuses what comes after."""
         ...
@@ -129,15 +140,14 @@ class ClientExecutor:
     """
 
     def __init__(self, client: Any, durability: Durability | None = None, *, max_concurrency: int = MAX_CONCURRENCY) -> None:
-        _check(client)
+        self._check(client)
         silence = client.connection_pool.connection_kwargs.get("socket_timeout")
         if durability is not None and silence is not None:
             durability.check_within(silence)
         self._client = client
         self._durability = durability
         self._limit = min(max_concurrency, client.connection_pool.max_connections)
-        self._slots = asyncio.Semaphore(self._limit)
-        self._guard = Guard()
+        self._pool, self._slots, self._guard = self._ways(client)
 
     async def run(self, command: Command[T]) -> T:
         (result,) = await self.run_many((command,))
@@ -161,6 +171,13 @@ class ClientExecutor:
     async def primaries(self) -> Sequence[Executor]:
         return [self]
 
+    async def listen(self) -> Any:
+        self._guard.enter()
+        # None of the pool's: it would be missing there.
+        connection = self._client.connection_pool.make_connection()
+        await connect(connection)
+        return connection
+
     async def aclose(self) -> None:
         if not self._guard.close():
             return
@@ -173,7 +190,7 @@ class ClientExecutor:
         durability = self._durability if any(command.is_durable for command in commands) else None
         if durability is not None:
             requests = [*requests, durability.request()]
-        pool = self._client.connection_pool
+        pool = self._pool
         cancellations = _cancellations()
         for is_last in (False, True):
             # Nothing has been sent while this fails: its errors are as they are.
@@ -192,22 +209,49 @@ class ClientExecutor:
                 await pool.release(connection)
         raise AssertionError("unreachable")
 
+    def _ways(self, client: Any) -> tuple[Any, Any, Guard]:
+        """The pool of connections, the semaphore that bounds how many are used, and what says where the store may be used."""
+        return client.connection_pool, asyncio.Semaphore(self._limit), Guard()
+
+    def _check(self, client: Any) -> None:
+        """Raises what the class raises."""
+        name = type(client).__name__
+        if isinstance(client, redis.Redis | redis.RedisCluster):
+            raise TypeError(
+                f"{name} is a synchronous client; SessionStore needs redis.asyncio.Redis (or SessionStore.from_url). "
+                "For synchronous code there is redis_botsession.sync.SessionStore"
+            )
+        if not isinstance(client, redis.asyncio.Redis):
+            raise no_client("redis.asyncio.Redis", client)
+        check_encoding(client)
+
+
+async def connect(connection: Any) -> None:
+    """Connects a connection of redis-py's, or leaves none."""
+    try:
+        await connection.connect()
+    except BaseException:
+        await connection.disconnect(nowait=True)
+        raise
+
 
 async def _exchange(connection: Any, requests: Sequence[tuple[Argument, ...]], cancellations: int) -> list[Any]:
+    replies: list[Any] = []
     try:
         _raise_if_cancelled(cancellations)
         await connection.send_packed_command(connection.pack_commands(requests))
         _raise_if_cancelled(cancellations)
-    except asyncio.CancelledError:
-        # A reply may be under way: the connection is not for others.
+        for _ in requests:
+            try:
+                replies.append(await connection.read_response(disable_decoding=True))
+            except ResponseError as error:
+                replies.append(error_of(error))
+    except (RedisConnectionError, RedisTimeoutError, OSError):
+        raise
+    except BaseException:
+        # Cancelled, or interrupted by a signal: a reply may be under way, and the connection is not for others.
         await connection.disconnect(nowait=True)
         raise
-    replies: list[Any] = []
-    for _ in requests:
-        try:
-            replies.append(await connection.read_response(disable_decoding=True))
-        except ResponseError as error:
-            replies.append(error_of(error))
     if any(isinstance(reply, ReadOnlyError) for reply in replies):
         # Behind Sentinel the next connection leads to the new primary; on 6.2 redis-py does not notice.
         await connection.disconnect()
@@ -225,6 +269,8 @@ def _proven(durability: Durability, commands: Sequence[Command[Any]], replies: l
 
 def _cancellations() -> int:
     """How often this task has been asked to cancel."""
+    if asyncio._get_running_loop() is None:
+        return 0
     task = asyncio.current_task()
     return task.cancelling() if task else 0
 
@@ -241,17 +287,17 @@ def _is_reply(error: Exception) -> bool:
     return isinstance(error, RedisConnectionError) and type(error) is not RedisConnectionError
 
 
-def _check(client: Any) -> None:
-    """Raises what ``ClientExecutor`` raises."""
-    name = type(client).__name__
-    if isinstance(client, redis.Redis | redis.RedisCluster):
-        raise TypeError(f"{name} is a synchronous client; SessionStore needs redis.asyncio.Redis (or SessionStore.from_url)")
-    if isinstance(client, str | bytes):
-        raise TypeError("SessionStore takes a client; for a URL use SessionStore.from_url")
-    if not isinstance(client, redis.asyncio.Redis):
-        raise TypeError(f"SessionStore needs a redis.asyncio.Redis, not {name}")
+def check_encoding(client: Any) -> None:
+    """Raises ``ValueError`` for a client that decodes replies."""
     if client.connection_pool.connection_kwargs.get("decode_responses"):
         raise ValueError(
             "the client has decode_responses=True, but sessions hold bytes that are not text; "
             "give SessionStore a client without it"
         )
+
+
+def no_client(wanted: str, given: Any) -> TypeError:
+    """What is raised for something that is no client of the kind that is wanted."""
+    if isinstance(given, str | bytes):
+        return TypeError("SessionStore takes a client; for a URL use SessionStore.from_url")
+    return TypeError(f"SessionStore needs a {wanted}, not {type(given).__name__}")

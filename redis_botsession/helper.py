@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 from .changes import Changes, Snapshot
 from .codec import Codec
@@ -28,12 +28,8 @@ class Backing(Protocol):
     async def delete(self, user_id: Id, channel_id: Id) -> bool: ...
 
 
-class BotSessionHelper(BotSession):
-    """A session that knows its store.
-
-    Change ``data`` (in place, nested too) and ``expires_at`` as you like, then ``save``; ``store.session(...)`` and
-    ``SessionMiddleware`` save at the end by themselves. A session that is not stored yet has version 0 and empty data.
-    """
+class LiveSession(BotSession):
+    """A session that knows its store: all of a helper but its public methods, which await these or do not."""
 
     __slots__ = ("_key", "_saved", "_saving", "_store")
 
@@ -53,34 +49,19 @@ class BotSessionHelper(BotSession):
         self._saving = asyncio.Lock()
 
     @classmethod
-    async def load(cls, store: Backing, user_id: Id, channel_id: Id) -> BotSessionHelper:
-        """Loads the session and renews its rolling TTL, in one round trip; a new one if there is none."""
+    async def _load(cls, store: Backing, user_id: Id, channel_id: Id) -> Self:
         loaded = await store.load_packed(user_id, channel_id, touch=True)
         if loaded is None:
             return cls(store, BotSession(normal_id(user_id, "user_id"), normal_id(channel_id, "channel_id")))
         return cls(store, *loaded)
 
-    async def update(self, changes: Mapping[str, Any]) -> None:
-        """Merges ``changes`` into ``data`` and saves.
-
-        Raises:
-            What ``save`` raises; where a value cannot be stored, ``data`` stays as it was.
-        """
+    async def _update(self, changes: Mapping[str, Any]) -> None:
         # Refuses what cannot be stored before data has it.
         self._store.codec.encode(changes, max_bytes=self._store.max_bytes, key=self._key)
         self.data.update(changes)
-        await self.save()
+        await self._save()
 
-    async def save(self) -> None:
-        """Sends the top-level keys that have changed since the load or the last save, and those that went.
-
-        Does nothing where nothing has changed. What other handlers have written to other keys meanwhile stays.
-
-        Raises:
-            SessionGone: the session was loaded, and has been deleted or has expired since.
-            SerializationError, SessionTooLarge: nothing was written.
-            OutcomeUnknown: the connection was lost before the reply.
-        """
+    async def _save(self) -> None:
         async with self._saving:
             changes = self._saved.until(self)
             if not changes:
@@ -96,8 +77,7 @@ class BotSessionHelper(BotSession):
             self.version = version
             self.updated_at = from_micros(version)
 
-    async def delete(self) -> None:
-        """Removes the session from the store. What is put into ``data`` afterwards starts a new one when saved."""
+    async def _delete(self) -> None:
         async with self._saving:
             await self._store.delete(self.user_id, self.channel_id)
             self._forget()
@@ -113,7 +93,46 @@ class BotSessionHelper(BotSession):
         return Snapshot(self, self._store.codec, max_bytes=self._store.max_bytes, key=self._key, stored=stored)
 
 
-class LiveSession:
+class BotSessionHelper(LiveSession):
+    """A session that knows its store.
+
+    Change ``data`` (in place, nested too) and ``expires_at`` as you like, then ``save``; ``store.session(...)`` and
+    ``SessionMiddleware`` save at the end by themselves. A session that is not stored yet has version 0 and empty data.
+    """
+
+    __slots__ = ()
+
+    @classmethod
+    async def load(cls, store: Backing, user_id: Id, channel_id: Id) -> Self:
+        """Loads the session and renews its rolling TTL, in one round trip; a new one if there is none."""
+        return await cls._load(store, user_id, channel_id)
+
+    async def update(self, changes: Mapping[str, Any]) -> None:
+        """Merges ``changes`` into ``data`` and saves.
+
+        Raises:
+            What ``save`` raises; where a value cannot be stored, ``data`` stays as it was.
+        """
+        await self._update(changes)
+
+    async def save(self) -> None:
+        """Sends the top-level keys that have changed since the load or the last save, and those that went.
+
+        Does nothing where nothing has changed. What other handlers have written to other keys meanwhile stays.
+
+        Raises:
+            SessionGone: the session was loaded, and has been deleted or has expired since.
+            SerializationError, SessionTooLarge: nothing was written.
+            OutcomeUnknown: the connection was lost before the reply.
+        """
+        await self._save()
+
+    async def delete(self) -> None:
+        """Removes the session from the store. What is put into ``data`` afterwards starts a new one when saved."""
+        await self._delete()
+
+
+class Handling:
     """``async with``: loads a session, and saves what has changed, unless there was an exception."""
 
     __slots__ = ("_helper", "_ids", "_store")

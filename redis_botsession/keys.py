@@ -2,6 +2,7 @@
 
     session   {prefix}{{esc(user)}}:esc(channel)
     index     {prefix}{{esc(user)}}
+    lease     {prefix}{{esc(user)}}:esc(channel):lock
 
 ``esc`` percent-encodes every UTF-8 byte outside ``[A-Za-z0-9._-]``, so a key splits in one way only, and the braces are
 the hash tag that puts all keys of a user into one slot of a cluster
@@ -143,6 +144,10 @@ class Keys:
     def session(self, user_id: str, channel_id: str) -> bytes:
         """The key of the hash of one session."""
         return b"%b{%b}:%b" % (self._prefix, _escape(user_id), _escape(channel_id))
+
+    def lease(self, user_id: str, channel_id: str) -> bytes:
+        """The key of the lease of one session; no session's, since a colon in a channel is encoded."""
+        return self.session(user_id, channel_id) + b":lock"
 
     def ids(self, key: bytes) -> tuple[str, str] | None:
         """The (user_id, channel_id) of a session key, or None for a key that is not ours."""

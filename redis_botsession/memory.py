@@ -8,6 +8,7 @@ import time
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, TypeVar
 
 from .codec import DEFAULT_MAX_BYTES, Codec
@@ -21,7 +22,7 @@ T = TypeVar("T")
 
 #: What stands in a command for a number that is not given.
 Optional = int | bytes
-Reply = tuple[int, int]
+Reply = tuple[int, int] | tuple[int, int, list[bytes]]
 
 
 # Which of the methods below does what a plain command does.
@@ -47,6 +48,15 @@ class _Record:
         return sum(map(len, self.fields)) + sum(map(len, self.fields.values()))
 
 
+@dataclass(slots=True)
+class _Holder:
+    """Who has a lease; deadline is in milliseconds since 1970."""
+
+    token: bytes
+    deadline: int
+    is_awaited: bool = False
+
+
 class MemoryExecutor:
     """Runs commands on a dict, as the scripts in ``lua/`` run them on Redis.
 
@@ -64,6 +74,7 @@ class MemoryExecutor:
         self._timer_loop: asyncio.AbstractEventLoop | None = None
         self._records: dict[bytes, _Record] = {}
         self._indexes: dict[bytes, dict[bytes, bytes]] = {}
+        self._leases: dict[bytes, _Holder] = {}
         self._last_version = 0
         self._closed = False
 
@@ -81,6 +92,9 @@ class MemoryExecutor:
 
     async def primaries(self) -> Sequence[MemoryExecutor]:
         return [self]
+
+    async def listen(self) -> None:
+        """Nothing is published here: there is nobody else."""
 
     async def aclose(self) -> None:
         self.stop_cleanup()
@@ -104,6 +118,8 @@ class MemoryExecutor:
         expired = [key for key, record in self._records.items() if record.deadline <= now_ms]
         for key in expired:
             self._remove(key)
+        for lease in [lease for lease, holder in self._leases.items() if holder.deadline <= now_ms]:
+            del self._leases[lease]
         return len(expired)
 
     def _now_ms(self) -> int:
@@ -167,6 +183,37 @@ class MemoryExecutor:
         keys = keys_and_members[: len(keys_and_members) // 2]
         return Status.OK, sum([self._live(key) is not None and self._remove(key) for key in keys])
 
+    def _acquire(self, lease: bytes, token: bytes, lease_ms: int) -> Reply:
+        now_ms = self._now_ms()
+        holder = self._leases.get(lease)
+        if holder is None or holder.deadline <= now_ms:
+            self._leases[lease] = _Holder(token, now_ms + lease_ms)
+        elif holder.token == token:
+            holder.deadline = now_ms + lease_ms
+        else:
+            holder.is_awaited = True
+            return Status.HELD, holder.deadline - now_ms
+        return Status.OK, 0
+
+    def _renew(self, lease: bytes, token: bytes, lease_ms: int) -> Reply:
+        holder = self._holder(lease, token)
+        if holder is None:
+            return Status.GONE, 0
+        holder.deadline = self._now_ms() + lease_ms
+        return Status.OK, 0
+
+    def _release(self, lease: bytes, token: bytes) -> Reply:
+        holder = self._holder(lease, token)
+        if holder is None:
+            return Status.GONE, 0
+        del self._leases[lease]
+        return Status.OK, int(holder.is_awaited)
+
+    def _holder(self, lease: bytes, token: bytes) -> _Holder | None:
+        """The holder, if it is the one with this token."""
+        holder = self._leases.get(lease)
+        return holder if holder is not None and holder.token == token and holder.deadline > self._now_ms() else None
+
     def _set(
         self,
         key: bytes,
@@ -203,7 +250,8 @@ class MemoryExecutor:
         since: Optional,
         expires_at: Optional,
         max_bytes: int,
-        removed: int,
+        modes: bytes,
+        named: int,
         *rest: bytes,
     ) -> Reply:
         before = self._live(key)
@@ -216,18 +264,25 @@ class MemoryExecutor:
         if expires_at != b"":
             own = expires_at if isinstance(expires_at, int) else None
         fields = {} if before is None else dict(before.fields)
-        for name in rest[:removed]:
+        names = rest[:named]
+        for name in set(fields).difference(names) if b"r" in modes else names:
             fields.pop(name, None)
-        fields.update(zip(rest[removed::2], rest[removed + 1 :: 2], strict=True))
+        fields.update(zip(rest[named::2], rest[named + 1 :: 2], strict=True))
+        if b"e" in modes and not fields:
+            self._remove(key)
+            return Status.REMOVED, 0
         new = self._next_version()
         created_at, born = (new, new) if before is None else (before.created_at, before.born)
         record = _Record(index, member, owner, new, created_at, born, own, self._deadline(own, ttl_ms), fields)
         too_large = record.size > max_bytes and record.size > (0 if before is None else before.size)
         if too_large and record.deadline > self._now_ms():
             return Status.TOO_LARGE, record.size
-        return self._store(key, record)
+        reply = self._store(key, record)
+        if b"g" in modes and reply[0] == Status.OK:
+            return *reply, [*chain.from_iterable(self._get(key).items())]
+        return reply
 
-    def _store(self, key: bytes, record: _Record) -> Reply:
+    def _store(self, key: bytes, record: _Record) -> tuple[int, int]:
         if record.deadline <= self._now_ms():
             self._remove(key)
             return Status.REMOVED, 0

@@ -5,18 +5,19 @@ from __future__ import annotations
 import asyncio
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Self, TypeVar
+from weakref import WeakSet
 
 from redis.asyncio.connection import Connection
 
 from .commands import Command
 from .connection import Connect, Dispatcher, PipelinedConnection, Settings
 from .durability import Durability, durability_of
-from .executors import Executor, Guard
-from .urls import Target
+from .executors import Executor, Guard, connect
+from .urls import Address, Target
 
 T = TypeVar("T")
 N = TypeVar("N", int, float)
@@ -77,11 +78,7 @@ class Wiring:
     async def connect(self, **address: Any) -> Any:
         """A redis-py connection that is connected; ``address`` wins over ``options``."""
         connection = self.kind(**{**self.options, **address})
-        try:
-            await connection.connect()
-        except BaseException:
-            await connection.disconnect(nowait=True)
-            raise
+        await connect(connection)
         return connection
 
 
@@ -109,6 +106,8 @@ class Pipelined(ABC):
 
     def __init__(self) -> None:
         self._guard = Guard()
+        # Those that ``listen`` has given and that may have to be left; others have them.
+        self._listening: WeakSet[Any] = WeakSet()
 
     async def run(self, command: Command[T]) -> T:
         return command.parse(await self._call(command))
@@ -127,7 +126,17 @@ class Pipelined(ABC):
     async def primaries(self) -> Sequence[Executor]: ...
 
     @abstractmethod
+    async def listen(self) -> Any: ...
+
+    @abstractmethod
     async def aclose(self) -> None: ...
+
+    def _listen_only_to(self, servers: Container[Address | None]) -> None:
+        """Ends the connections that listen to other servers, where nothing may be heard any more."""
+        for connection in list(self._listening):
+            if (connection.host, connection.port) not in servers and connection.is_connected:
+                # There is no public way to the transport, and no other way that does not wait.
+                connection._writer.transport.abort()
 
     @abstractmethod
     def _call(self, command: Command[Any]) -> asyncio.Future[Any]: ...
@@ -165,6 +174,10 @@ class PipelinedExecutor(Pipelined):
 
     async def primaries(self) -> Sequence[Executor]:
         return [self]
+
+    async def listen(self) -> Any:
+        self._enter()
+        return await self._connect()
 
     async def aclose(self) -> None:
         self._guard.close()

@@ -39,6 +39,7 @@ class Status(enum.IntEnum):
     GONE = -2
     TOO_LARGE = -3
     CORRUPT = -4
+    HELD = -5
 
 
 def text_of(key: bytes) -> str:
@@ -131,6 +132,27 @@ def version_of(key: bytes, expected: int | None, max_bytes: int, reply: Any) -> 
     raise _refusal(key, expected, status, detail)
 
 
+def version_left(key: bytes, max_bytes: int, reply: Any) -> int:
+    """The version that removing keys made; 0 if there is no session, whether it was removed or never was.
+
+    Raises:
+        CorruptSession: nothing was written.
+    """
+    return 0 if reply[0] == Status.GONE else version_of(key, None, max_bytes, reply)
+
+
+def merged_of(address: Address, codec: Codec, max_bytes: int, reply: Any) -> BotSession | None:
+    """The session as a write left it; None if that removed it.
+
+    Raises:
+        SessionGone, SessionTooLarge, CorruptSession: nothing was written.
+        CorruptSession: also where another key of the session does not decode; then the write is done.
+    """
+    if version_of(address.session, None, max_bytes, reply[:2]) == 0:
+        return None
+    return session_of(address, codec, max_bytes, reply[2])
+
+
 def was_there(key: bytes, expected: int | None, reply: Any) -> bool:
     """Whether there was a session to touch or to delete.
 
@@ -141,6 +163,18 @@ def was_there(key: bytes, expected: int | None, reply: Any) -> bool:
     if status in (Status.OK, Status.GONE):
         return bool(status == Status.OK)
     raise _refusal(key, expected, status, detail)
+
+
+def held_for(reply: Any) -> float | None:
+    """For how many seconds another has the lease yet; None if it is ours now."""
+    status, ms = reply
+    return ms / 1000 if status == Status.HELD else None
+
+
+def is_awaited(reply: Any) -> bool | None:
+    """Whether somebody waits for the lease that was given back; None if it was not ours any more."""
+    status, waiting = reply
+    return bool(waiting) if status == Status.OK else None
 
 
 def count_of(reply: Any) -> int:

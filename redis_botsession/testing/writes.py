@@ -10,7 +10,7 @@ from typing import Any, cast
 import pytest
 
 from ..base import BotSessionStore
-from ..errors import SerializationError, SessionGone, VersionConflict
+from ..errors import SerializationError, SessionGone, SessionTooLarge, VersionConflict
 from ..session import BotSession
 from .harness import HOUR, Harness, check, load
 
@@ -62,6 +62,105 @@ class WriteContract(Harness):
     async def test_concurrent_updates_of_different_keys_all_stay(self, store: BotSessionStore) -> None:
         await asyncio.gather(*(store.update("u", "c", {f"k{n}": n}) for n in range(200)))
         assert (await load(store)).data == {f"k{n}": n for n in range(200)}
+
+    # --- update_and_get, replace, discard
+
+    @check()
+    async def test_update_and_get_gives_the_session_as_it_is_then(self, store: BotSessionStore) -> None:
+        assert await store.update_and_get("u", "c", {"a": 1, "b": {"x": (1,)}}) == await load(store)
+        session = await store.update_and_get("u", "c", {"a": 2, "d": None}, remove=["b", "never there"])
+        assert session == await load(store)
+        assert session is not None
+        assert session.data == {"a": 2, "d": None}
+        with pytest.raises(SessionGone):
+            await store.update_and_get("u", "new", {"a": 1}, create=False)
+        assert await store.channels("u") == ["c"]
+        deadline = datetime.now(UTC) - HOUR
+        await store.update("u", "c", {}, expires_at=deadline)
+        assert await store.get("u", "c") is None
+        for wrong, error in (({"a": object()}, SerializationError), (cast("Any", {1: 1}), SerializationError)):
+            with pytest.raises(error):
+                await store.update_and_get("u", "c", wrong)
+        assert await store.get("u", "c") is None
+
+    @check()
+    async def test_concurrent_update_and_gets_see_each_other(self, store: BotSessionStore) -> None:
+        sessions = await asyncio.gather(*(store.update_and_get("u", "c", {f"k{n}": n}) for n in range(50)))
+        assert (await load(store)).data == {f"k{n}": n for n in range(50)}
+        for n, session in enumerate(sessions):
+            assert session is not None
+            assert session.data[f"k{n}"] == n
+
+    @check()
+    async def test_replace_keeps_what_it_is_told_to_keep(self, store: BotSessionStore) -> None:
+        deadline = datetime.now(UTC) + HOUR
+        created = datetime(2020, 1, 1, tzinfo=UTC)
+        await store.set("u", "c", BotSession("u", "c", {"a": 1, "b": 2, "kept": [3]}, created_at=created, expires_at=deadline))
+        before = await load(store)
+        version = await store.replace("u", "c", {"a": 4, "d": 5}, keep=["kept", "never there"])
+        after = await load(store)
+        assert after.data == {"a": 4, "d": 5, "kept": [3]}
+        assert (after.version, after.created_at, after.expires_at) == (version, created, deadline)
+        assert version > before.version
+        await store.replace("u", "c", {}, keep=["kept"], drop_empty=True)
+        assert (await load(store)).data == {"kept": [3]}
+        await store.replace("u", "c", {})
+        assert (await load(store)).data == {}
+        assert await store.replace("u", "c", {}, drop_empty=True) == 0
+        assert await store.get("u", "c") is None
+        assert await store.channels("u") == []
+
+    @check()
+    async def test_replace_creates_only_where_it_may(self, store: BotSessionStore) -> None:
+        with pytest.raises(SessionGone):
+            await store.replace("u", "c", {"a": 1}, create=False)
+        assert await store.replace("u", "c", {}, drop_empty=True) == 0
+        assert await store.get("u", "c") is None
+        assert await store.channels("u") == []
+        assert await store.replace("u", "c", {"a": 1}, keep=["b"]) > 0
+        assert (await load(store)).data == {"a": 1}
+        with pytest.raises(ValueError, match="both changed and kept"):
+            await store.replace("u", "c", {"a": 1}, keep=["a"])
+        with pytest.raises(SerializationError):
+            await store.replace("u", "c", {"a": object()})
+        assert (await load(store)).data == {"a": 1}
+
+    @check(max_bytes=200)
+    async def test_replace_and_discard_count_what_goes(self, store: BotSessionStore) -> None:
+        for n in range(5):
+            await store.replace("u", "c", {str(n): "x" * 120}, keep=["kept"])
+            await store.update("u", "c", {"kept": "y" * 50})
+        assert (await load(store)).data == {"4": "x" * 120, "kept": "y" * 50}
+        with pytest.raises(SessionTooLarge):
+            await store.replace("u", "c", {"a": "x" * 170}, keep=["kept"])
+        await store.discard("u", "c", ["kept"])
+        await store.replace("u", "c", {"a": "x" * 170}, keep=["kept"])
+        assert (await load(store)).data == {"a": "x" * 170}
+
+    @check()
+    async def test_discard_takes_the_session_with_its_last_key(self, store: BotSessionStore) -> None:
+        assert await store.discard("u", "c", ["a"]) == 0
+        assert await store.channels("u") == []
+        version = await store.update("u", "c", {"a": 1, "b": None, "": 2})
+        assert await store.discard("u", "c", ["a", "never there"]) > version
+        assert (await load(store)).data == {"b": None, "": 2}
+        assert await store.discard("u", "c", ["", "b"]) == 0
+        assert await store.get("u", "c") is None
+        assert await store.channels("u") == []
+        assert await store.size() == 0
+
+    @check()
+    async def test_replace_loses_no_update_of_a_kept_key(self, store: BotSessionStore) -> None:
+        async def count() -> None:
+            for n in range(20):
+                await store.update("u", "c", {f"s{n}": n})
+
+        async def rewrite() -> None:
+            for n in range(20):
+                await store.replace("u", "c", {"data": n}, keep=[f"s{m}" for m in range(20)])
+
+        await asyncio.gather(count(), rewrite())
+        assert (await load(store)).data == {"data": 19, **{f"s{n}": n for n in range(20)}}
 
     # --- versions
 

@@ -1,0 +1,176 @@
+"""Those who hold leases in tests: here, in another store, and in other processes."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from asyncio.subprocess import PIPE, Process
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any, Self
+
+import redis.asyncio
+
+from redis_botsession import SessionStore
+from redis_botsession.keys import Keys
+from redis_botsession.leases import Leases
+from redis_botsession.testing.harness import PATIENCE, eventually
+
+#: Seconds; more than any test takes.
+LONG = 600.0
+
+_HOLDER = """
+import asyncio, logging, sys
+from redis_botsession import SessionStore
+from redis_botsession.leases import Leases
+
+url, prefix, lease = sys.argv[1], sys.argv[2], float(sys.argv[3])
+logging.basicConfig(stream=sys.stdout, format="log: %(message)s")
+
+async def main():
+    async with SessionStore.from_url(url, prefix=prefix) as store:
+        leases = Leases(store, lease=lease)
+        async with leases.hold("u", "c") as held:
+            print("held", flush=True)
+            await asyncio.to_thread(sys.stdin.readline)
+        print("over", held.is_lost, flush=True)
+        await leases.aclose()
+
+asyncio.run(main())
+"""
+
+
+class Elsewhere:
+    """A process that wants the lease of ("u", "c") and holds it until it is told to end.
+
+    Attributes:
+        process: It.
+    """
+
+    def __init__(self, process: Process) -> None:
+        self.process = process
+
+    @classmethod
+    @asynccontextmanager
+    async def holding(cls, url: str, prefix: str, lease: float = LONG) -> AsyncIterator[Self]:
+        """Once it has the lease."""
+        line = (sys.executable, "-c", _HOLDER, url, prefix, str(lease))
+        process = await asyncio.create_subprocess_exec(*line, stdin=PIPE, stdout=PIPE)
+        holder = cls(process)
+        try:
+            assert await holder.said() == "held"
+            yield holder
+        finally:
+            if process.returncode is None:
+                process.kill()
+            await process.communicate()
+
+    async def said(self) -> str:
+        """The next line that it says."""
+        assert self.process.stdout is not None
+        async with asyncio.timeout(PATIENCE):
+            return (await self.process.stdout.readline()).decode().strip()
+
+    def end(self) -> None:
+        """Tells it that it has held it for long enough."""
+        assert self.process.stdin is not None
+        self.process.stdin.write(b"go\n")
+
+
+class Site:
+    """A store with leases, as in a process of its own.
+
+    Attributes:
+        store: The store.
+        leases: Its leases.
+    """
+
+    def __init__(self, store: SessionStore, lease: float) -> None:
+        self.store = store
+        self.leases = Leases(store, lease=lease)
+        self._tasks: list[asyncio.Task[Any]] = []
+
+    def wants(self, note: Callable[[], object] = lambda: None, user: str = "u") -> asyncio.Task[None]:
+        """One who holds the lease for as long as ``note`` takes."""
+
+        async def want() -> None:
+            async with self.leases.hold(user, "c"):
+                result = note()
+                if isinstance(result, Awaitable):
+                    await result
+
+        task = asyncio.get_running_loop().create_task(want())
+        self._tasks.append(task)
+        return task
+
+    async def aclose(self) -> None:
+        """Ends all that it has begun."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.leases.aclose()
+
+
+@asynccontextmanager
+async def site(url: str, prefix: str, lease: float = LONG, **options: Any) -> AsyncIterator[Site]:
+    """One that is closed again."""
+    async with SessionStore.from_url(url, prefix=prefix, **options) as store:
+        here = Site(store, lease)
+        try:
+            yield here
+        finally:
+            await here.aclose()
+
+
+class Server:
+    """What the server knows of the lease of ("u", "c")."""
+
+    def __init__(self, client: redis.asyncio.Redis, prefix: str) -> None:
+        self.client = client
+        self.key = Keys(prefix).lease("u", "c")
+
+    @classmethod
+    @asynccontextmanager
+    async def of(cls, url: str, prefix: str) -> AsyncIterator[Self]:
+        """The server at ``url``."""
+        async with redis.asyncio.Redis.from_url(url) as client:
+            yield cls(client, prefix)
+
+    async def token(self) -> bytes:
+        """Who has it; b"" if nobody has."""
+        return (await self._stored()).rstrip(b"+")
+
+    async def is_awaited(self) -> bool:
+        """Whether somebody elsewhere waits for it."""
+        return (await self._stored()).endswith(b"+")
+
+    async def has_listeners(self, count: int = 1) -> bool:
+        """Whether so many processes would hear it if it were given back."""
+        ((_, listeners),) = await self.client.pubsub_numsub(self.key)
+        return int(listeners) == count
+
+    async def is_waited_for(self) -> None:
+        """Waits until somebody waits for it who lacks nothing but a call."""
+        await eventually(self.is_awaited)
+        await eventually(self.has_listeners)
+
+    async def time_ms(self) -> int:
+        seconds, micros = await self.client.time()
+        return int(seconds) * 1000 + int(micros) // 1000
+
+    async def _stored(self) -> bytes:
+        stored = await self.client.get(self.key)
+        return stored if isinstance(stored, bytes) else b""
+
+    async def scripts_run(self) -> int:
+        return await self.count("evalsha", "eval")
+
+    async def count(self, *commands: str) -> int:
+        """How often these were run."""
+        stats = await self.client.info("commandstats")
+        return sum(stats.get(f"cmdstat_{name}", {"calls": 0})["calls"] for name in commands)
+
+
+async def has_keys(client: redis.asyncio.Redis, pattern: str, count: int) -> bool:
+    """Whether the server has so many keys like this."""
+    return len([key async for key in client.scan_iter(pattern)]) == count

@@ -1,0 +1,186 @@
+"""Leases that end: whoever is cancelled, whenever they are closed, nothing is left behind."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+import redis.asyncio
+
+from redis_botsession import SessionError, SessionStore
+from redis_botsession.leases import Leases
+from redis_botsession.testing.harness import eventually
+
+from .leases import Server, Site, has_keys, site
+
+
+@pytest.fixture
+async def here(newest_url: str, prefix: str) -> AsyncIterator[Site]:
+    """One process ..."""
+    async with site(newest_url, prefix) as one:
+        yield one
+
+
+@pytest.fixture
+async def there(newest_url: str, prefix: str) -> AsyncIterator[Site]:
+    """... and another one."""
+    async with site(newest_url, prefix) as one:
+        yield one
+
+
+@pytest.fixture
+async def server(newest_url: str, prefix: str) -> AsyncIterator[Server]:
+    """What they share."""
+    async with Server.of(newest_url, prefix) as one:
+        yield one
+
+
+@pytest.mark.parametrize("is_free", [True, False], ids=["free", "held by another"])
+@pytest.mark.parametrize("kind", ["url", "client"])
+async def test_whoever_is_cancelled_leaves_nothing_behind(
+    is_free: bool, kind: str, newest_url: str, prefix: str, there: Site, server: Server
+) -> None:
+    asyncio.get_running_loop().set_debug(True)
+    got = 0
+    async with (
+        redis.asyncio.Redis.from_url(newest_url) as client,
+        SessionStore.from_url(newest_url, prefix=prefix) if kind == "url" else SessionStore(client, prefix=prefix) as store,
+    ):
+        here = Site(store, 600)
+        for steps in range(0, 120, 3):
+            free = asyncio.Event()
+            holding = None if is_free else there.wants(free.wait)
+            if holding is not None:
+                await eventually(lambda: has_keys(server.client, server.key.decode(), 1))
+            first, second = here.wants(), here.wants()
+            for step in range(steps):
+                if step == steps // 2:
+                    free.set()
+                await asyncio.sleep(0)
+            got += first.done()
+            first.cancel()
+            await asyncio.wait([first])
+            free.set()
+            # What it has left behind would keep these out.
+            await second
+            await there.wants()
+            if holding is not None:
+                await holding
+        await here.leases.aclose()
+        assert here.leases._queues == {}
+    assert 0 < got < 40, "cancelled before, after, and in between"
+    assert await server.client.exists(server.key) == 0
+    await there.leases.aclose()
+    assert not await server.client.pubsub_channels(f"{prefix}*")
+
+
+async def test_one_who_is_cancelled_just_when_it_is_his_turn_hands_it_on(here: Site) -> None:
+    async with here.leases.hold("u", "c"):
+        first, second = here.wants(), here.wants()
+        await asyncio.sleep(0)
+    # It has the turn now, and does not know it yet.
+    first.cancel()
+    await second
+    assert first.cancelled()
+    assert here.leases._queues == {}
+
+
+async def test_one_who_is_cancelled_just_when_the_queue_ends_leaves_the_next_one_alone(
+    here: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    give_back = here.leases._give_back
+
+    async def give_back_and_cancel(*args: Any) -> None:
+        await give_back(*args)
+        late.cancel()
+
+    monkeypatch.setattr(here.leases, "_give_back", give_back_and_cancel)
+    async with here.leases.hold("u", "c"):
+        late = here.wants()
+        await asyncio.sleep(0)
+    # It does not know yet that it is cancelled.
+    async with here.leases.hold("u", "c"):
+        await asyncio.wait([late])
+        assert here.store.commands.keys.lease("u", "c") in here.leases._queues
+
+
+async def test_leases_that_are_closed_refuse_those_who_come_and_those_who_wait(here: Site, there: Site, server: Server) -> None:
+    done = asyncio.Event()
+    async with there.leases.hold("u", "c"):
+        waiting = [here.wants() for _ in range(3)]
+        holding = here.wants(done.wait, user="v")
+        await server.is_waited_for()
+        closing = asyncio.create_task(here.leases.aclose())
+        for one in waiting:
+            with pytest.raises(SessionError, match="these leases are closed"):
+                await one
+        with pytest.raises(SessionError, match="these leases are closed"):
+            await here.leases.hold("u", "c").__aenter__()
+        assert not closing.done(), "one still holds a lease"
+        done.set()
+        await closing
+        assert holding.done()
+        assert await has_keys(server.client, f"{here.store.key('v', 'c')[:-2]}*", 0)
+    await here.leases.aclose()
+    assert await here.store.get("u", "c") is None, "the store is open"
+
+
+async def test_leases_may_be_closed_at_any_moment(here: Site, server: Server) -> None:
+    refused = 0
+    for steps in range(0, 60, 2):
+        leases = Leases(here.store, lease=600)
+        holding = leases.hold("u", "c")
+        task = asyncio.create_task(holding.__aenter__())
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        if task.done():
+            await holding.__aexit__(None, None, None)
+            continue
+        await leases.aclose()
+        with pytest.raises(SessionError, match="these leases are closed"):
+            await task
+        refused += 1
+        assert await server.token() == b""
+        assert asyncio.all_tasks() == {asyncio.current_task()}
+    assert refused > 3
+
+
+async def test_those_who_hold_a_lease_for_too_long_when_it_is_closed_lose_it(
+    newest_url: str, prefix: str, server: Server, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("redis_botsession.leases.CLOSING", 0.01)
+    async with site(newest_url, prefix, lease=0.2) as here:
+        entered, done = asyncio.Event(), asyncio.Event()
+
+        async def hold_on() -> None:
+            entered.set()
+            await done.wait()
+
+        holding = here.wants(hold_on)
+        await entered.wait()
+        await here.leases.aclose()
+        assert "was held when leases were closed" in caplog.text
+        assert asyncio.all_tasks() == {asyncio.current_task(), holding}
+        await eventually(lambda: has_keys(server.client, server.key.decode(), 0))
+        done.set()
+        await holding
+
+
+async def test_one_who_holds_a_lease_may_close(here: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    # It does not wait for itself.
+    monkeypatch.setattr("redis_botsession.leases.CLOSING", 3600)
+    async with here.leases.hold("u", "c"):
+        await here.leases.aclose()
+
+
+async def test_a_store_that_is_closed_or_elsewhere(newest_url: str, prefix: str, caplog: pytest.LogCaptureFixture) -> None:
+    store = SessionStore.from_url(newest_url, prefix=prefix)
+    leases = Leases(store)
+    async with leases.hold("u", "c"):
+        await store.aclose()
+    assert "cannot be given back, it runs out in 30 s at most: this store is closed" in caplog.text
+    with pytest.raises(SessionError, match="closed"):
+        await leases.hold("u", "c").__aenter__()
+    await leases.aclose()
