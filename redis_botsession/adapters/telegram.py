@@ -1,0 +1,429 @@
+"""python-telegram-bot 22 (https://docs.python-telegram-bot.org): what an ``Application`` keeps, in a store of sessions.
+
+``Application.builder().token(...).persistence(BotSessionPersistence.from_url("redis://localhost:6379/0")).build()``
+
+Where things are, for the bot with the id 777:
+
+    user_data of 42          user 42, channel "777.user_data"
+    chat_data of -5          user -5, channel "777.chat_data"
+    bot_data                 user "bot.777", channel "bot_data"
+    callback_data            user "bot.777", channel "callback_data", a top-level key for each keyboard and each query
+    conversation (-5, 42)    user "bot.777.conversations.<name>", channel "-5.42"
+
+Each key of such a dict is a top-level key of its session. ``store.clear(42)`` removes the user_data of 42, and the chat_data of
+their private chat, which has the same id.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
+from functools import partial
+from typing import Any, Self
+
+from telegram.ext import BasePersistence, ConversationHandler, PersistenceInput
+
+from ..adapting import channel_of
+from ..base import BotSessionStore
+from ..changes import Changes
+from ..copies import Copy, Data, Packed, Packer
+from ..errors import CorruptSession, SessionGone, SessionTooLarge
+from ..pending import Address, Pending, batches
+from ..session import Loaded
+from ..store import SessionStore
+from ..times import TTL
+
+logger = logging.getLogger("redis_botsession")
+
+#: What PTB gives and takes as callback data: keyboards (uuid, time of access, data of its buttons), and {query: uuid}.
+CallbackData = tuple[list[tuple[str, float, dict[str, Any]]], dict[str, str]]
+
+
+class _Copy(Copy):
+    """One of PTB's dicts, as a copy of a session.
+
+    Attributes:
+        address: The session.
+        local: The dict, where PTB has shown it.
+        is_apart: PTB has put another dict in its place. That has nothing to do with the session until PTB says what is to
+            become of it: dropped, or overwritten by what has migrated here.
+        is_new: It was loaded, and PTB has not had it written since. So if PTB has it dropped, that may have been said before.
+    """
+
+    __slots__ = ("address", "is_apart", "is_new", "local")
+
+    def __init__(self, packer: Packer, address: Address, local: Data | None = None) -> None:
+        super().__init__(packer)
+        self.address = address
+        self.local = local
+        self.is_apart = False
+        self.is_new = False
+
+
+class BotSessionPersistence(BasePersistence[Data, Data, Data]):
+    """Keeps the data of an ``Application`` in a store of sessions, for several processes of one bot at once.
+
+    Only the top-level keys that have changed are written. Before each update is handled, PTB has this refresh the dicts
+    concerned, in place: what other processes have changed is taken over, what this one has changed and not written yet stays.
+    Of a key that both have changed, the last write wins. Conversations and callback data are loaded when the bot starts, and
+    not refreshed: PTB does not ask.
+
+    user_data (or chat_data) that were dropped, or have expired, stay so: what another process had changed in them and
+    not written yet is given up (and logged), its dict is emptied when it is next refreshed. What is put in after that starts
+    anew.
+
+    A write that fails raises, so PTB tells the error handlers, and is tried again when PTB next has something written, once
+    per ``update_interval``, and when the application shuts down. What cannot be stored (``SerializationError``,
+    ``SessionTooLarge``) raises too; nothing of that dict is written, and it is tried again when PTB next says that it may
+    have changed. A refresh that fails raises: PTB tells the error handlers instead of handling the update with old data.
+    (With several groups of handlers, PTB goes on with the next group all the same.)
+
+    The data are dicts (``ContextTypes`` with other types are refused with ``TypeError``); keys and values are what the
+    store's codec can store. Register your own types with it, the enums of conversation states too.
+
+    Args:
+        store: Where the sessions are. It stays yours: nothing here closes it. Its TTL holds for all of this: with None, what
+            the bot remembers is kept for good; with one, for so long after the last use. (A conversation's: its last step.)
+        store_data: What of it is stored; default: all.
+        update_interval: Seconds between two times that PTB has the changes written.
+        preload: Whether to load user_data and chat_data of everybody when the application starts, as PTB expects. If not,
+            each is loaded when an update needs it, and ``application.user_data`` has only those: for bots with very many users.
+        bot_id: The id under which this is stored, so that several bots can use one prefix; default: the bot's own.
+
+    Raises:
+        TypeError: ``store`` is no store.
+    """
+
+    def __init__(
+        self,
+        store: BotSessionStore,
+        *,
+        store_data: PersistenceInput | None = None,
+        update_interval: float = 60,
+        preload: bool = True,
+        bot_id: int | None = None,
+    ) -> None:
+        if not isinstance(store, BotSessionStore):
+            raise TypeError(
+                f"BotSessionPersistence needs a BotSessionStore, not {type(store).__name__}; for a URL there is from_url(url)"
+            )
+        super().__init__(store_data, update_interval)
+        self._store: BotSessionStore | None = store
+        self._open: Callable[[], BotSessionStore] | None = None
+        self._renews_ttl = True
+        self._preload = preload
+        self._bot_id = bot_id
+        self._packer = Packer(store.codec, store.max_bytes)
+        self._copies: dict[Address, _Copy] = {}
+        self._found: dict[str, list[Address]] = {}
+        self._pending = Pending(self._delete)
+
+    @classmethod
+    def from_url(
+        cls,
+        url: str,
+        *,
+        store_data: PersistenceInput | None = None,
+        update_interval: float = 60,
+        preload: bool = True,
+        bot_id: int | None = None,
+        ttl: TTL = None,
+        **store_options: Any,
+    ) -> Self:
+        """A persistence with a store of its own. ``flush``, with which PTB ends, closes it; the next use opens it anew.
+
+        Args:
+            url: As for ``SessionStore.from_url``.
+            store_data: As for the class.
+            update_interval: As for the class.
+            preload: As for the class.
+            bot_id: As for the class.
+            ttl: The rolling TTL: seconds or a timedelta. None, unlike in ``SessionStore``: it is kept for good.
+            **store_options: As for ``SessionStore.from_url``, like ``prefix`` and ``codec``.
+
+        Raises:
+            What ``SessionStore.from_url`` raises.
+        """
+        open_store = partial(SessionStore.from_url, url, ttl=ttl, **store_options)
+        persistence = cls(open_store(), store_data=store_data, update_interval=update_interval, preload=preload, bot_id=bot_id)
+        persistence._open = open_store
+        persistence._renews_ttl = ttl is not None
+        return persistence
+
+    @property
+    def store(self) -> BotSessionStore:
+        """The store, for what PTB has no word for, like ``await persistence.store.clear(user_id)``."""
+        if self._store is None:
+            assert self._open is not None  # noqa: S101 - only a store of our own is ever closed
+            self._store = self._open()
+        return self._store
+
+    # --- What PTB loads when it starts
+
+    async def get_user_data(self) -> dict[int, Data]:
+        """The user_data of everybody; {} without ``preload``. What does not decode is logged and left out."""
+        return await self._load_kind("user_data")
+
+    async def get_chat_data(self) -> dict[int, Data]:
+        """The chat_data of all chats; {} without ``preload``. What does not decode is logged and left out."""
+        return await self._load_kind("chat_data")
+
+    async def get_bot_data(self) -> Data:
+        """The bot_data. Raises what ``store.get`` raises."""
+        return await self._load_one("bot_data")
+
+    async def get_callback_data(self) -> CallbackData | None:
+        """The callback data, the keyboard that was used last at the end; None if there are none.
+
+        Raises:
+            What ``store.get`` raises.
+        """
+        keyboards: list[tuple[str, float, dict[str, Any]]] = []
+        queries: dict[str, str] = {}
+        for name, value in (await self._load_one("callback_data")).items():
+            kind, _, id_ = name.partition(" ")
+            if kind == "keyboard":
+                keyboards.append((id_, *value))
+            else:
+                queries[id_] = value
+        keyboards.sort(key=lambda keyboard: keyboard[1])
+        return (keyboards, queries) if keyboards or queries else None
+
+    async def get_conversations(self, name: str) -> dict[tuple[int | str, ...], object]:
+        """The conversations of the handler ``name``: {key: state}. What does not decode is logged and left out."""
+        user_id = self._bots_user("conversations", name)
+        addresses = [(user_id, channel) for channel in await self.store.channels(user_id)]
+        return {session.data["key"]: session.data["state"] async for _, (session, _) in self._load_many(addresses)}
+
+    # --- What PTB writes
+    #
+    # PTB calls these with deep copies, one after the other and without a break; it awaits them later, all at once. By then a
+    # refresh may have changed the base that the copies are to be compared with: it is taken when they are called.
+
+    def update_user_data(self, user_id: int, data: Data) -> Coroutine[Any, Any, None]:
+        """Writes what has changed. Raises what ``store.update`` raises; see the class."""
+        return self._save(self._copy(str(user_id), "user_data"), data)
+
+    def update_chat_data(self, chat_id: int, data: Data) -> Coroutine[Any, Any, None]:
+        """Writes what has changed. Raises what ``store.update`` raises; see the class."""
+        return self._save(self._copy(str(chat_id), "chat_data"), data)
+
+    def update_bot_data(self, data: Data) -> Coroutine[Any, Any, None]:
+        """Writes what has changed. Raises what ``store.update`` raises; see the class."""
+        return self._save(self._bots_copy("bot_data"), data)
+
+    def update_callback_data(self, data: CallbackData) -> Coroutine[Any, Any, None]:
+        """Writes what has changed; what has left PTB's cache goes.
+
+        Raises:
+            What ``store.update`` raises; see the class. A button whose data cannot be stored keeps no other keyboard from it.
+        """
+        keyboards, queries = data
+        flat: Data = {f"keyboard {uuid}": (accessed, buttons) for uuid, accessed, buttons in keyboards}
+        flat.update((f"query {query}", uuid) for query, uuid in queries.items())
+        return self._save(self._bots_copy("callback_data"), flat, piecemeal=True)
+
+    def update_conversation(self, name: str, key: tuple[int | str, ...], new_state: object | None) -> Coroutine[Any, Any, None]:
+        """Writes the state of a conversation; None and ``ConversationHandler.END`` end it.
+
+        Raises:
+            What ``store.update`` raises; see the class.
+        """
+        # Text and numbers must not meet: a key with text goes by its packed form.
+        channel = channel_of(*key) if all(type(part) is int for part in key) else self._packer.names.name(key)
+        address = self._bots_user("conversations", name), channel
+        if new_state is None or new_state == ConversationHandler.END:
+            return self._pending.submit(address, None, drops=True)
+        return self._pending.submit(address, partial(self._put, address, {"key": key, "state": new_state}))
+
+    def drop_user_data(self, user_id: int) -> Coroutine[Any, Any, None]:
+        """Removes the user_data of a user."""
+        return self._drop(self._copy(str(user_id), "user_data"))
+
+    def drop_chat_data(self, chat_id: int) -> Coroutine[Any, Any, None]:
+        """Removes the chat_data of a chat."""
+        return self._drop(self._copy(str(chat_id), "chat_data"))
+
+    async def flush(self) -> None:
+        """Writes what is still to be written, and closes the store if it is our own.
+
+        Raises:
+            What ``store.update`` and ``store.delete`` raise: of several errors the first. What could not be written is kept:
+            another ``flush`` tries again.
+        """
+        try:
+            await self._pending.flush()
+        finally:
+            if self._open is not None and self._store is not None:
+                store, self._store = self._store, None
+                await store.aclose()
+
+    # --- What PTB refreshes before it handles an update
+
+    async def refresh_user_data(self, user_id: int, user_data: Data) -> None:
+        """Takes over, in place, what others have changed; one round trip. Raises what ``store.get`` raises."""
+        await self._refresh(self._copy(str(user_id), "user_data"), user_data)
+
+    async def refresh_chat_data(self, chat_id: int, chat_data: Data) -> None:
+        """Takes over, in place, what others have changed; one round trip. Raises what ``store.get`` raises."""
+        await self._refresh(self._copy(str(chat_id), "chat_data"), chat_data)
+
+    async def refresh_bot_data(self, bot_data: Data) -> None:
+        """Takes over, in place, what others have changed; one round trip. Raises what ``store.get`` raises."""
+        copy = self._bots_copy("bot_data")
+        # Nobody drops bot_data: where there is another dict, what it lacks was removed.
+        copy.local = bot_data
+        await self._refresh(copy, bot_data)
+
+    # --- Which session is whose
+
+    @property
+    def _bot(self) -> int:
+        if self._bot_id is not None:
+            return self._bot_id
+        if self.bot is None:
+            raise RuntimeError("no bot yet: build an Application with this persistence, or give bot_id=")
+        return self.bot.id
+
+    def _bots_user(self, *parts: str) -> str:
+        return channel_of("bot", self._bot, *parts)
+
+    def _copy(self, user_id: str, kind: str) -> _Copy:
+        return self._copy_at((user_id, channel_of(self._bot, kind)))
+
+    def _bots_copy(self, kind: str) -> _Copy:
+        return self._copy_at((self._bots_user(), kind))
+
+    def _copy_at(self, address: Address) -> _Copy:
+        return self._copies.setdefault(address, _Copy(self._packer, address))
+
+    # --- Loading
+
+    async def _load_kind(self, kind: str) -> dict[int, Data]:
+        channel = channel_of(self._bot, kind)
+        for copy in self._copies.values():
+            if copy.address[1] == channel:
+                # The application may be a new one, with dicts of its own that nobody has dropped anything of.
+                copy.version = 0
+        if not self._preload:
+            return {}
+        addresses = await self._find(channel)
+        return {int(user_id): self._adopt((user_id, at), found) async for (user_id, at), found in self._load_many(addresses)}
+
+    async def _find(self, channel: str) -> list[Address]:
+        """The sessions in ``channel``. One scan finds user_data and chat_data, which PTB asks for one after the other."""
+        if channel not in self._found:
+            kinds = [kind for kind in ("user_data", "chat_data") if getattr(self.store_data, kind)]
+            self._found = {channel_of(self._bot, kind): [] for kind in kinds}
+            self._found.setdefault(channel, [])
+            async for user_id, at in self.store.scan():
+                if at in self._found and user_id.removeprefix("-").isdecimal():
+                    self._found[at].append((user_id, at))
+        return self._found.pop(channel)
+
+    async def _load_many(self, addresses: Iterable[Address]) -> AsyncIterator[tuple[Address, Loaded]]:
+        for batch in batches(addresses):
+            found = await asyncio.gather(*(self.store.load_packed(*at) for at in batch), return_exceptions=True)
+            for at, loaded in zip(batch, found, strict=True):
+                if isinstance(loaded, CorruptSession | SessionTooLarge):
+                    # One damaged session does not keep a bot from starting; whoever needs it is told then.
+                    logger.error("left out when the bot started: %s", loaded)
+                elif isinstance(loaded, BaseException):
+                    raise loaded
+                elif loaded is not None:
+                    yield at, loaded
+
+    async def _load_one(self, kind: str) -> Data:
+        address = self._bots_user(), kind
+        return self._adopt(address, await self.store.load_packed(*address))
+
+    def _adopt(self, address: Address, loaded: Loaded | None) -> Data:
+        """A new dict for a session that was just loaded."""
+        data: Data = {}
+        self._copies[address] = copy = _Copy(self._packer, address, data)
+        self._take_over(copy, data, loaded)
+        return data
+
+    # --- Refreshing
+
+    async def _refresh(self, copy: _Copy, local: Data) -> None:
+        _check_dict(local)
+        if copy.local is None:
+            copy.is_new = True
+        elif copy.local is not local:
+            if copy.version:
+                copy.is_apart = True
+            else:
+                copy.base = {}
+        copy.local = local
+        if copy.is_apart:
+            return
+        async with self._pending.turn(copy.address):
+            # Else what was dropped would be loaded again.
+            await self._pending.drop(copy.address)
+            loaded = await self.store.load_packed(*copy.address, touch=self._renews_ttl)
+            # Else it was dropped meanwhile.
+            if self._copies.get(copy.address) is copy:
+                self._take_over(copy, local, loaded)
+
+    def _take_over(self, copy: _Copy, local: Data, loaded: Loaded | None) -> None:
+        lost = copy.merge(local, loaded)
+        if lost is not None:
+            self._pending.give_up(copy.address)
+            self._log_lost(copy, lost)
+
+    def _log_lost(self, copy: _Copy, changes: Changes) -> None:
+        if changes:
+            key = self.store.key(*copy.address)
+            logger.warning("changes dropped: session %s was deleted or has expired before they were written", key)
+
+    # --- Writing
+
+    def _save(self, copy: _Copy, data: Data, *, piecemeal: bool = False) -> Coroutine[Any, Any, None]:
+        copy.is_apart = copy.is_new = False
+        return self._pending.submit(copy.address, partial(self._merge, copy, data, copy.base, piecemeal))
+
+    def _drop(self, copy: _Copy) -> Coroutine[Any, Any, None]:
+        if copy.is_apart or not copy.is_new:
+            # PTB has put its dict away; the next one has nothing to do with it.
+            del self._copies[copy.address]
+        return self._pending.submit(copy.address, None, drops=True)
+
+    async def _delete(self, address: Address) -> None:
+        await self.store.delete(*address)
+        if address in self._copies:
+            self._copies[address].version = 0
+
+    async def _merge(self, copy: _Copy, data: Data, base: Packed, piecemeal: bool) -> None:
+        """Writes what leads from ``base`` to ``data``."""
+        _check_dict(data)
+        changes, error = copy.changes(data, base, piecemeal=piecemeal)
+        if changes:
+            try:
+                if changes.packed or copy.version:
+                    version = await self.store.save_packed(*copy.address, changes, since_version=copy.version or None)
+                else:
+                    # Where there may be no session, there is none to be made for what is to go.
+                    version = await self.store.update(*copy.address, {}, remove=changes.removed, create=False)
+            except SessionGone:
+                version = 0
+            except BaseException:
+                copy.doubt(changes)
+                raise
+            copy.follow(changes, version)
+            if copy.version and not version:
+                self._log_lost(copy, changes)
+        if error is not None:
+            raise error
+
+    async def _put(self, address: Address, data: dict[str, Any]) -> None:
+        await self.store.update(*address, data)
+
+
+def _check_dict(data: object) -> None:
+    if not isinstance(data, dict):
+        raise TypeError(
+            f"BotSessionPersistence keeps dicts, not {type(data).__name__}: leave ContextTypes' user_data, chat_data and "
+            "bot_data as they are"
+        )
