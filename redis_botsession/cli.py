@@ -9,6 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import NoReturn
 
+from .codec import DEFAULT_MAX_BYTES
 from .keys import Keys, normal_id
 from .store import DEFAULT_PREFIX
 from .version import __version__
@@ -49,6 +50,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", parser_class=_Parser)
     _add_demo(commands)
     _add_doctor(commands)
+    _add_migrate(commands)
     return parser
 
 
@@ -127,6 +129,117 @@ def _add_doctor(commands: argparse._SubParsersAction[_Parser]) -> None:
     doctor.set_defaults(run=_doctor, parser=doctor)
 
 
+def _add_migrate(commands: argparse._SubParsersAction[_Parser]) -> None:
+    migrate = commands.add_parser(
+        "migrate",
+        help="bring sessions from another storage in Redis to this one",
+        description=(
+            "Brings sessions from another storage in Redis to this one, with the time that they have left. A session that is "
+            "in the target already stays as it is, so this can be stopped, and run again, at any time. It deletes nothing "
+            "unless told to, and prints no session data and no password. Stop the bot that writes to the source, or run this "
+            "again after: what it writes meanwhile may be missed."
+        ),
+    )
+    migrate.set_defaults(parser=migrate)
+    kinds = migrate.add_subparsers(title="from", metavar="STORAGE", parser_class=_Parser, required=True)
+    aiogram = _add_source(kinds, "aiogram", "aiogram's RedisStorage", prefix="fsm")
+    _add_bot(aiogram, with_bot_id=False)
+    for name, help_text in (
+        ("business-connection-id", "the key builder has with_business_connection_id=True"),
+        ("destiny", "the key builder has with_destiny=True, as for aiogram_dialog and scenes"),
+    ):
+        aiogram.add_argument(f"--with-{name}", action="store_true", help=help_text)
+    telebot = _add_source(
+        kinds, "telebot", "pyTelegramBotAPI's StateRedisStorage, of TeleBot and AsyncTeleBot", prefix="telebot"
+    )
+    _add_bot(telebot, with_bot_id=True)
+    old = _add_source(kinds, "old-telebot", "pyTelegramBotAPI's StateRedisStorage until its 4.22", prefix="telebot_")
+    old.add_argument("--bot-id", type=_positive, metavar="N", required=True, help="the bot, of which the keys do not tell")
+    _add_source(kinds, "json", "JSON at {prefix}{userId}:{channelId}, as in the bot library's example", prefix=DEFAULT_PREFIX)
+
+
+def _add_source(kinds: argparse._SubParsersAction[_Parser], kind: str, title: str, *, prefix: str) -> _Parser:
+    source = kinds.add_parser(
+        kind,
+        help=title,
+        description=f"Brings sessions from {title} to this store.",
+        epilog=(
+            "Exit status: 0 all well, 1 some keys were not understood or failed (they are listed), 2 a mistake in the "
+            "arguments, 3 it could not go on (no connection, no permission, no memory), 130 stopped by Ctrl-C."
+        ),
+    )
+    source.add_argument(
+        "--url",
+        help=(
+            "the source: redis://, rediss://, unix:// or redis+sentinel://host:port,host:port/service; "
+            "default: REDIS_URL in the environment, else redis://localhost:6379/0"
+        ),
+    )
+    source.add_argument("--to", metavar="URL", help="the target, also redis+cluster://; default: the source")
+    source.add_argument("--source-prefix", metavar="PREFIX", default=prefix, help="of the keys there; default: %(default)s")
+    source.add_argument(
+        "--prefix", type=_prefix, default=DEFAULT_PREFIX, help="what the new keys begin with: the store's; default: %(default)s"
+    )
+    source.add_argument(
+        "--ttl",
+        type=_seconds,
+        metavar="SECONDS",
+        help="for sessions without a TTL at the source; default: none, until a bot next writes them",
+    )
+    source.add_argument(
+        "--max-bytes", type=_positive, metavar="N", default=DEFAULT_MAX_BYTES, help="of a session; default: %(default)s"
+    )
+    source.add_argument("--overwrite", action="store_true", help="replace sessions that are in the target already")
+    source.add_argument("--dry-run", action="store_true", help="write and delete nothing; count what would be")
+    source.add_argument(
+        "--delete-source", action="store_true", help="delete at the source what has been written, if it has not changed since"
+    )
+    source.add_argument(
+        "--resume",
+        type=Path,
+        metavar="FILE",
+        help="keep in this file how far it is, and go on from there if there is one; it is removed at the end",
+    )
+    source.add_argument("--json", action="store_true", help="print JSON, failures too")
+    source.set_defaults(run=_migrate, parser=source, kind=kind)
+    return source
+
+
+def _add_bot(source: _Parser, *, with_bot_id: bool) -> None:
+    source.add_argument("--separator", type=_text, default=":", help="between the parts of a key; default: %(default)s")
+    source.add_argument(
+        "--with-bot-id",
+        action=argparse.BooleanOptionalAction,
+        default=with_bot_id,
+        help=f"keys begin with the bot's id, after the prefix; default: they {'do' if with_bot_id else 'do not'}",
+    )
+    source.add_argument(
+        "--bot-id",
+        type=_positive,
+        metavar="N",
+        help="the bot, of which keys may not tell; if they do, those of others are left",
+    )
+    source.add_argument(
+        "--threads",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="keys may tell the topic of a chat; --no-threads where a key can be read in several ways",
+    )
+
+
+def _text(text: str) -> str:
+    if not text:
+        raise argparse.ArgumentTypeError("it must not be empty")
+    return text
+
+
+def _positive(text: str) -> int:
+    number = _count(text)
+    if not number:
+        raise argparse.ArgumentTypeError("it must be more than 0")
+    return number
+
+
 def _prefix(text: str) -> str:
     try:
         return Keys(text).prefix
@@ -170,3 +283,34 @@ def _doctor(options: argparse.Namespace) -> int:
     from .doctor import run
 
     return run(url=options.url, prefix=options.prefix, sample=options.sample, timeout=options.timeout, as_json=options.json)
+
+
+def _migrate(options: argparse.Namespace) -> int:
+    from .migrate import Options, run
+
+    layout = {
+        name: value
+        for name, value in (
+            ("prefix", options.source_prefix),
+            ("separator", getattr(options, "separator", None)),
+            ("with_bot_id", getattr(options, "with_bot_id", None)),
+            ("with_business_connection_id", getattr(options, "with_business_connection_id", None)),
+            ("with_destiny", getattr(options, "with_destiny", None)),
+            ("bot_id", getattr(options, "bot_id", None)),
+            ("with_threads", getattr(options, "threads", None)),
+        )
+        if value is not None
+    }
+    given = Options(
+        url=options.url,
+        to=options.to,
+        prefix=options.prefix,
+        ttl=options.ttl,
+        max_bytes=options.max_bytes,
+        overwrite=options.overwrite,
+        delete_source=options.delete_source,
+        dry_run=options.dry_run,
+        resume=options.resume,
+        as_json=options.json,
+    )
+    return run(options.kind, layout, given)
