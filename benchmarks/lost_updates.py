@@ -1,7 +1,8 @@
 """How many of 100 concurrent updates of one session, each of a key of its own, are kept: ``python -m benchmarks.lost_updates``.
 
 Once all from one process, once from four, as when many processes serve one bot. Each contender is used as its documentation
-says, on one embedded Redis. Those that are not installed are left out: ``pip install "redis-botsession[bench]"``.
+says, on one embedded Redis; frameworks with what they bring along, and with the adapters for them. Those that are not
+installed are left out: ``pip install "redis-botsession[bench]"``.
 """
 
 from __future__ import annotations
@@ -16,8 +17,9 @@ from typing import Any, Final
 
 from redis_botsession.embedded import LocalServer
 
+from .adapters import ALL, PAIRS
 from .contender import Contender
-from .contenders import CONTENDERS, installed
+from .contenders import installed
 from .processes import in_child, to_stderr
 
 UPDATES: Final = 100
@@ -28,8 +30,9 @@ NAMES: Final = ("store", "live", "example", "aiogram", "telebot", "glide", "core
 _USER: Final = 1
 
 
-async def _update(contender: Contender, url: str, keys: Sequence[str]) -> None:
+async def _update(contender: Contender, url: str, keys: Sequence[str], start: Barrier) -> None:
     await contender.open(url)
+    await asyncio.to_thread(start.wait)
     await asyncio.gather(*(contender.update(_USER, key, 1) for key in keys))
     await contender.close()
 
@@ -48,16 +51,16 @@ async def _load(contender: Contender, url: str) -> dict[str, Any]:
 
 
 def _work(name: str, url: str, keys: Sequence[str], start: Barrier, is_first: bool) -> None:
-    contender = CONTENDERS[name]()
+    contender = ALL[name]()
     if is_first:
         asyncio.run(_prepare(contender, url))
     start.wait()
-    asyncio.run(_update(contender, url, keys))
+    asyncio.run(_update(contender, url, keys, start))
 
 
 def _send_data(connection: Connection, name: str, url: str) -> None:
     with connection:
-        connection.send(asyncio.run(_load(CONTENDERS[name](), url)))
+        connection.send(asyncio.run(_load(ALL[name](), url)))
 
 
 def kept(name: str, processes: int) -> int:
@@ -82,8 +85,8 @@ def kept(name: str, processes: int) -> int:
 
 def main() -> None:
     """Prints what each contender keeps."""
-    for name in NAMES:
-        contender = CONTENDERS[name]
+    for name in dict.fromkeys((*NAMES, *PAIRS)):
+        contender = ALL[name]
         version = installed(contender.package)
         if version is not None:
             one, four = (kept(name, processes) for processes in PROCESSES)

@@ -18,7 +18,9 @@ import pytest
 from redis_botsession import MemorySessionStore
 
 README = Path(__file__).parent.parent / "README.md"
-EXAMPLES = re.findall(r"^```python\n(.*?)^```$", README.read_text("utf-8"), re.MULTILINE | re.DOTALL)
+# Those for other frameworks run in test_recipes.py.
+TEXT = re.sub(r"^## Other frameworks\n.*?(?=^## )", "", README.read_text("utf-8"), flags=re.MULTILINE | re.DOTALL)
+EXAMPLES = re.findall(r"^```python\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL)
 
 
 def is_script(example: str) -> bool:
