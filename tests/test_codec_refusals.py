@@ -5,7 +5,7 @@ from __future__ import annotations
 import collections
 import enum
 from collections.abc import Callable
-from datetime import UTC, date, datetime, time
+from datetime import UTC, datetime, time
 from decimal import Decimal
 from fractions import Fraction
 from typing import Any
@@ -45,7 +45,7 @@ from .packed import (
     refused,
     stored,
 )
-from .strategies import Color, Level, Money, Step
+from .strategies import Money, Step
 
 # --- what cannot be stored
 

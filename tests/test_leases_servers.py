@@ -8,6 +8,7 @@ import signal
 import sys
 from asyncio.subprocess import PIPE
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 import redis.asyncio
@@ -368,3 +369,8 @@ async def test_behind_sentinels(prefix: str, monkeypatch: pytest.MonkeyPatch) ->
                 assert not waiting.done()
             await waiting
             assert new.ask("EXISTS", key) == 0
+
+
+def test_the_readme_gives_these_permissions() -> None:
+    text = (Path(__file__).parent.parent / "README.md").read_text("utf-8")
+    assert f"`{LEASES}`" in " ".join(text.split())

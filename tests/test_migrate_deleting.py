@@ -97,16 +97,21 @@ async def test_what_the_old_bot_changes_meanwhile_is_not_deleted(
             else:
                 client.delete(f"{source_prefix}:42:7:state")
 
-        async def deletes(self: Reader, *args: Any) -> list[bool]:
+        def is_among(units: list[Unit]) -> bool:
+            # SCAN may give them in several steps.
+            return any(f"{source_prefix}:42:7:".encode() in unit.keys[0] for unit in units)
+
+        async def deletes(self: Reader, units: list[Unit], *args: Any) -> list[bool]:
             nonlocal is_deleting
-            if when == "before it looks":
-                change_it()
-            is_deleting = True
-            return await delete(self, *args)
+            if is_among(units):
+                is_deleting = True
+                if when == "before it looks":
+                    change_it()
+            return await delete(self, units, *args)
 
         async def reads(self: Reader, units: list[Unit]) -> Any:
             found = await read(self, units)
-            if is_deleting and when != "before it looks" and any(b":7:" in unit.keys[0] for unit in units):
+            if is_deleting and when != "before it looks" and is_among(units):
                 change_it()
             return found
 

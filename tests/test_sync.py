@@ -278,21 +278,20 @@ def test_a_unix_socket_and_durable_writes() -> None:
 
 async def test_behind_sentinel() -> None:
     newest = next(server for server in SERVERS if server.id == "redis-8.2")
-    with SentinelServers(*locate_or_skip(newest)) as servers:
-        with sync.SessionStore.from_url(servers.url) as store:
-            store.update("u", "c", {"n": 1})
-            await servers.failover()
-            deadline = asyncio.get_running_loop().time() + 30
-            while True:
-                try:
-                    # The old primary refuses, or is left by then.
-                    await asyncio.to_thread(store.update, "u", "c", {"n": 2})
-                except (redis.RedisError, OutcomeUnknown):
-                    assert asyncio.get_running_loop().time() < deadline
-                    await asyncio.sleep(0.01)
-                else:
-                    break
-            assert (await asyncio.to_thread(data_of, store)) == {"n": 2}
+    with SentinelServers(*locate_or_skip(newest)) as servers, sync.SessionStore.from_url(servers.url) as store:
+        store.update("u", "c", {"n": 1})
+        await servers.failover()
+        deadline = asyncio.get_running_loop().time() + 30
+        while True:
+            try:
+                # The old primary refuses, or is left by then.
+                await asyncio.to_thread(store.update, "u", "c", {"n": 2})
+            except (redis.RedisError, OutcomeUnknown):
+                assert asyncio.get_running_loop().time() < deadline
+                await asyncio.sleep(0.01)
+            else:
+                break
+        assert (await asyncio.to_thread(data_of, store)) == {"n": 2}
 
 
 # --- what it refuses

@@ -1,4 +1,4 @@
-"""The synchronous store in the shape of the asynchronous ones: each call in a thread, so that calls at once are threads at once."""
+"""The synchronous store in the shape of the asynchronous ones: each call in a thread, so calls at once are threads at once."""
 
 from __future__ import annotations
 
