@@ -77,6 +77,14 @@ def newest_url(servers: Servers) -> str:
 
 
 @pytest.fixture
+def empty_url(newest_url: str) -> str:
+    """The same, with nothing on it; it was started by the tests, so they may empty it."""
+    with redis.Redis.from_url(newest_url) as client:
+        client.flushall()
+    return newest_url
+
+
+@pytest.fixture
 def prefix() -> str:
     """Keys that no other test has."""
     return f"test:{uuid.uuid4().hex}:"

@@ -59,6 +59,8 @@ class Proxy:
             for task in self._tasks:
                 task.cancel()
             await asyncio.gather(*self._tasks, return_exceptions=True)
+            # Of those that were done before, gather (since Python 3.12) does not wait for the callbacks.
+            await asyncio.sleep(0)
         for writer in self._writers:
             writer.transport.abort()
         await asyncio.sleep(0)

@@ -129,7 +129,8 @@ def told(value: Any, *, is_data: bool) -> Any:
     """A value with its types: 1 is not True, and NaN is NaN. Top-level keys are in no order."""
     if is_data:
         return {(type(name), name): CODEC.encode({"": content}) for name, content in value.items()}
-    return CODEC.encode({"": value})
+    # A state that was set as the member of an enum of texts comes back from aiogram's own as that.
+    return CODEC.encode({"": str.__str__(value) if isinstance(value, Step) else value})
 
 
 async def differ(storages: Iterable[BaseStorage], user_id: int, script: list[tuple[int, Operation]]) -> None:

@@ -37,9 +37,9 @@ class Form(StatesGroup):
 
 
 @pytest.fixture
-def migrate(capsys: pytest.CaptureFixture[str], newest_url: str, prefix: str) -> Migrate:
+def migrate(capsys: pytest.CaptureFixture[str], empty_url: str, prefix: str) -> Migrate:
     """Within one server."""
-    return Migrate(capsys, newest_url, prefix)
+    return Migrate(capsys, empty_url, prefix)
 
 
 @pytest.fixture
@@ -49,16 +49,16 @@ def source_prefix(migrate: Migrate) -> str:
 
 
 @pytest.fixture
-async def source(newest_url: str) -> AsyncIterator[Client]:
+async def source(empty_url: str) -> AsyncIterator[Client]:
     """Where they are."""
-    async with Client.from_url(newest_url) as client:
+    async with Client.from_url(empty_url) as client:
         yield client
 
 
 @pytest.fixture
-async def target(newest_url: str, prefix: str) -> AsyncIterator[SessionStore]:
+async def target(empty_url: str, prefix: str) -> AsyncIterator[SessionStore]:
     """Where they are to be."""
-    async with SessionStore.from_url(newest_url, prefix=prefix) as store:
+    async with SessionStore.from_url(empty_url, prefix=prefix) as store:
         yield store
 
 
@@ -120,7 +120,7 @@ async def test_of_several_bots_the_one_that_was_asked_for(
 
 @pytest.mark.parametrize("kind", ["async", "sync"])
 async def test_states_of_telebot_are_there_for_its_adapter(
-    migrate: Migrate, newest_url: str, target: SessionStore, source_prefix: str, kind: str
+    migrate: Migrate, empty_url: str, target: SessionStore, source_prefix: str, kind: str
 ) -> None:
     new = AsyncBotSessionStorage(target)
     places: list[dict[str, Any]] = [
@@ -132,13 +132,13 @@ async def test_states_of_telebot_are_there_for_its_adapter(
     ]
     data: dict[str, Any] = {"name": "Ada", ":colon": [1.5, None, {"a": "é"}]}
     if kind == "async":
-        old = AsyncTelebotStorage(redis_url=newest_url, prefix=source_prefix)
+        old = AsyncTelebotStorage(redis_url=empty_url, prefix=source_prefix)
         for place in places:
             await old.set_state(state="Form:name", **place)
             await old.save(data=data, **place)
         await old.redis.aclose()
     else:
-        blocking = TelebotStorage(redis_url=newest_url, prefix=source_prefix)
+        blocking = TelebotStorage(redis_url=empty_url, prefix=source_prefix)
         for place in places:
             blocking.set_state(state="Form:name", **place)
             for key, value in data.items():
@@ -227,10 +227,10 @@ async def test_sessions_without_a_ttl_can_be_given_one(
 
 
 async def test_what_has_expired_is_left_out(
-    migrate: Migrate, newest_url: str, source_prefix: str, target: SessionStore, monkeypatch: pytest.MonkeyPatch
+    migrate: Migrate, empty_url: str, source_prefix: str, target: SessionStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scan = Reader.scan
-    with redis.Redis.from_url(newest_url) as client:
+    with redis.Redis.from_url(empty_url) as client:
         client.set(f"{source_prefix}42:7", json_session("42", "7", expiresAt="2024-05-06T07:08:09Z"))
         client.set(f"{source_prefix}42:8", json_session("42", "8"))
 
@@ -245,7 +245,7 @@ async def test_what_has_expired_is_left_out(
 
 
 async def test_a_life_that_ends_before_it_is_written_is_not_begun_anew(
-    migrate: Migrate, newest_url: str, source_prefix: str, target: SessionStore, monkeypatch: pytest.MonkeyPatch
+    migrate: Migrate, empty_url: str, source_prefix: str, target: SessionStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The TTL counts from when it was read, not from when it is written."""
     read, passed = Reader.read, 0.0
@@ -257,7 +257,7 @@ async def test_a_life_that_ends_before_it_is_written_is_not_begun_anew(
 
     monkeypatch.setattr(Reader, "read", takes_200_seconds)
     monkeypatch.setattr(moving, "time", SimpleNamespace(monotonic=lambda: time.monotonic() + passed))
-    with redis.Redis.from_url(newest_url) as client:
+    with redis.Redis.from_url(empty_url) as client:
         client.set(f"{source_prefix}42:1", json_session("42", "1"), ex=100)
         client.set(f"{source_prefix}42:2", json_session("42", "2"), ex=300)
         assert (await migrate("json"))[1]["counts"] == counts(migrated=1, expired=1)

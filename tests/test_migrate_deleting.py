@@ -20,9 +20,9 @@ from .migrating import BOT, SECRET, Client, Migrate, counts, json_session, keys_
 
 
 @pytest.fixture
-def migrate(capsys: pytest.CaptureFixture[str], newest_url: str, prefix: str) -> Migrate:
+def migrate(capsys: pytest.CaptureFixture[str], empty_url: str, prefix: str) -> Migrate:
     """Within one server."""
-    return Migrate(capsys, newest_url, prefix)
+    return Migrate(capsys, empty_url, prefix)
 
 
 @pytest.fixture
@@ -32,16 +32,16 @@ def source_prefix(migrate: Migrate) -> str:
 
 
 @pytest.fixture
-async def source(newest_url: str) -> AsyncIterator[Client]:
+async def source(empty_url: str) -> AsyncIterator[Client]:
     """Where they are."""
-    async with Client.from_url(newest_url) as client:
+    async with Client.from_url(empty_url) as client:
         yield client
 
 
 @pytest.fixture
-async def target(newest_url: str, prefix: str) -> AsyncIterator[SessionStore]:
+async def target(empty_url: str, prefix: str) -> AsyncIterator[SessionStore]:
     """Where they are to be."""
-    async with SessionStore.from_url(newest_url, prefix=prefix) as store:
+    async with SessionStore.from_url(empty_url, prefix=prefix) as store:
         yield store
 
 
@@ -74,7 +74,7 @@ async def test_with_delete_source_nothing_but_what_was_migrated_goes(
 @pytest.mark.parametrize("change", ["data", "no state"])
 async def test_what_the_old_bot_changes_meanwhile_is_not_deleted(
     migrate: Migrate,
-    newest_url: str,
+    empty_url: str,
     source: Client,
     source_prefix: str,
     monkeypatch: pytest.MonkeyPatch,
@@ -89,7 +89,7 @@ async def test_what_the_old_bot_changes_meanwhile_is_not_deleted(
     delete, read = Reader.delete, Reader.read
     is_deleting = False
 
-    with redis.Redis.from_url(newest_url) as client:
+    with redis.Redis.from_url(empty_url) as client:
 
         def change_it() -> None:
             if change == "data":

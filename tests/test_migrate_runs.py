@@ -50,15 +50,15 @@ sys.exit(cli.main(sys.argv[3:]))
 
 
 @pytest.fixture
-def migrate(capsys: pytest.CaptureFixture[str], newest_url: str, prefix: str) -> Migrate:
+def migrate(capsys: pytest.CaptureFixture[str], empty_url: str, prefix: str) -> Migrate:
     """Within one server."""
-    return Migrate(capsys, newest_url, prefix)
+    return Migrate(capsys, empty_url, prefix)
 
 
 @pytest.fixture
-def client(newest_url: str) -> Iterator[redis.Redis]:
+def client(empty_url: str) -> Iterator[redis.Redis]:
     """Of that server."""
-    with redis.Redis.from_url(newest_url) as client:
+    with redis.Redis.from_url(empty_url) as client:
         yield client
 
 
@@ -105,7 +105,7 @@ async def contents(store: SessionStore) -> dict[str, Any]:
 
 @pytest.mark.parametrize(("sessions", "is_kept"), [(10_000, True), (2_000, False)], ids=["with a file", "without"])
 async def test_killed_and_run_again_all_is_there_once_and_what_a_bot_changed_stays(
-    migrate: Migrate, newest_url: str, client: redis.Redis, tmp_path: Path, sessions: int, is_kept: bool
+    migrate: Migrate, empty_url: str, client: redis.Redis, tmp_path: Path, sessions: int, is_kept: bool
 ) -> None:
     fill(client, migrate.source_prefix, sessions)
     assert sum(1 for _ in client.scan_iter(f"{migrate.source_prefix}:*", count=10_000)) == 2 * sessions
@@ -115,7 +115,7 @@ async def test_killed_and_run_again_all_is_there_once_and_what_a_bot_changed_sta
     killed = botsession(sessions // 2, "SIGKILL", command(migrate, *again))
 
     assert killed.returncode == -signal.SIGKILL
-    async with SessionStore.from_url(newest_url, prefix=migrate.prefix) as store:
+    async with SessionStore.from_url(empty_url, prefix=migrate.prefix) as store:
         written = await contents(store)
         assert sessions // 2 <= len(written) < sessions
         changed = next(iter(written))
@@ -145,7 +145,7 @@ async def test_killed_and_run_again_all_is_there_once_and_what_a_bot_changed_sta
 
 
 async def test_ctrl_c_tells_what_was_done_and_the_next_run_goes_on(
-    migrate: Migrate, newest_url: str, client: redis.Redis, tmp_path: Path
+    migrate: Migrate, empty_url: str, client: redis.Redis, tmp_path: Path
 ) -> None:
     fill(client, migrate.source_prefix, 2_000)
     file = str(tmp_path / "place")
@@ -156,12 +156,12 @@ async def test_ctrl_c_tells_what_was_done_and_the_next_run_goes_on(
     assert f"stopped; run it again with --resume {file} to go on" in stopped.stderr
     status, _ = await migrate("aiogram", "--bot-id", str(BOT), "--resume", file)
     assert status == 0
-    async with SessionStore.from_url(newest_url, prefix=migrate.prefix) as store:
+    async with SessionStore.from_url(empty_url, prefix=migrate.prefix) as store:
         assert await store.size() == 2_000
 
 
 async def test_cut_off_it_says_so_and_the_next_run_goes_on(
-    migrate: Migrate, newest_url: str, client: redis.Redis, other: LocalServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    migrate: Migrate, empty_url: str, client: redis.Redis, other: LocalServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     fill(client, migrate.source_prefix, 2_000)
     file = tmp_path / "place"
@@ -303,15 +303,15 @@ def test_a_mistake_is_explained_without_a_password(args: list[str], capsys: pyte
     [("--url", "nowhere"), ("--to", "nowhere"), ("--url", "sentinel"), ("--url", "password"), ("--to", "password")],
 )
 def test_without_a_connection_it_says_so_without_a_password(
-    newest_url: str, client: redis.Redis, migrate: Migrate, capsys: pytest.CaptureFixture[str], option: str, where: str
+    empty_url: str, client: redis.Redis, migrate: Migrate, capsys: pytest.CaptureFixture[str], option: str, where: str
 ) -> None:
     fill(client, migrate.source_prefix, 1)
     url = f"redis://user:{SECRET}@127.0.0.1:1/0"
     if where == "sentinel":
         url = f"redis+sentinel://user:{SECRET}@127.0.0.1:1/bots?sentinel_password={SECRET}"
     elif where == "password":
-        url = newest_url.replace("redis://", f"redis://user:{SECRET}@")
-    given = {"--url": newest_url, "--to": newest_url, option: url}
+        url = empty_url.replace("redis://", f"redis://user:{SECRET}@")
+    given = {"--url": empty_url, "--to": empty_url, option: url}
     timeout = "&timeout=0.2" if "?" in given["--to"] else "?timeout=0.2"
     line = command(migrate, "--to", given["--to"] + timeout)
     line[3] = given["--url"]
