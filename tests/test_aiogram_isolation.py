@@ -262,11 +262,12 @@ async def test_in_memory() -> None:
     assert await storage.get_data(key_of_user(42)) == {"count": 20}
 
 
-def test_what_can_have_no_leases_is_refused() -> None:
-    store: Any = SQLiteStore()
-    for make in (BotSessionIsolation, lambda store: BotSessionStorage(store).create_isolation()):
-        with pytest.raises(TypeError, match="leases need a SessionStore or MemorySessionStore, not SQLiteStore"):
-            make(store)
+async def test_what_can_have_no_leases_is_refused() -> None:
+    store: Any
+    async with SQLiteStore() as store:
+        for make in (BotSessionIsolation, lambda store: BotSessionStorage(store).create_isolation()):
+            with pytest.raises(TypeError, match="leases need a SessionStore or MemorySessionStore, not SQLiteStore"):
+                make(store)
     with pytest.raises(ValueError, match=r"at least 0\.1 s"):
         BotSessionIsolation(MemorySessionStore(), lease=0.01)
 

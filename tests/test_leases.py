@@ -414,7 +414,8 @@ def test_what_is_no_lease(lease: Any, error: type[Exception], says: str) -> None
         Leases(MemorySessionStore(), lease=lease)
 
 
-def test_a_store_of_ones_own_has_no_leases() -> None:
-    store: Any = SQLiteStore()
-    with pytest.raises(TypeError, match="leases need a SessionStore or MemorySessionStore, not SQLiteStore"):
-        Leases(store)
+async def test_a_store_of_ones_own_has_no_leases() -> None:
+    store: Any
+    async with SQLiteStore() as store:
+        with pytest.raises(TypeError, match="leases need a SessionStore or MemorySessionStore, not SQLiteStore"):
+            Leases(store)
