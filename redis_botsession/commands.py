@@ -12,6 +12,7 @@ from functools import lru_cache, partial
 from itertools import chain
 from typing import Any, Final, Generic, TypeVar
 
+from .bindings import BINDINGS
 from .changes import Changes
 from .codec import Codec
 from .errors import OutcomeUnknown
@@ -28,7 +29,7 @@ from .replies import (
     version_of,
     was_there,
 )
-from .scripts import Script, load
+from .scripts import Script
 from .session import KEEP, BotSession, Keep, Loaded
 from .times import TTL, to_micros, ttl_to_ms
 
@@ -47,53 +48,6 @@ PLACES: Final = 8192
 SCAN_COUNT: Final = 1000
 #: EXISTS calls in one round trip of ``channels``.
 EXISTS_BATCH: Final = 1000
-
-
-@dataclass(frozen=True, slots=True)
-class Binding:
-    """A script and the names of what it is given, in order; the header of the script says the same (a test holds that).
-
-    The last name of ``keys`` or ``args`` stands for as many as are left if it ends in "...".
-    """
-
-    script: Script
-    keys: tuple[str, ...]
-    args: tuple[str, ...]
-
-
-BINDINGS: Final = {
-    name: Binding(load(name), keys, args)
-    for name, keys, args in (
-        (
-            "update",
-            ("session", "index"),
-            (
-                "member",
-                "owner",
-                "ttl_ms",
-                "expected_version",
-                "create",
-                "since_version",
-                "expires_at",
-                "max_bytes",
-                "modes",
-                "named",
-                "fields...",
-            ),
-        ),
-        (
-            "set",
-            ("session", "index"),
-            ("member", "owner", "ttl_ms", "expected_version", "created_at", "expires_at", "size", "fields..."),
-        ),
-        ("touch", ("session", "index"), ("member", "ttl_ms")),
-        ("delete", ("session", "index"), ("member", "expected_version")),
-        ("clear", ("index", "sessions..."), ("members...",)),
-        ("acquire", ("lease",), ("token", "lease_ms")),
-        ("renew", ("lease",), ("token", "lease_ms")),
-        ("release", ("lease",), ("token",)),
-    )
-}
 
 
 _UPDATE: Final = BINDINGS["update"].script

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 from redis.exceptions import AuthenticationError, AuthorizationError, NoPermissionError, ResponseError
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from .commands import BINDINGS
+from .bindings import BINDINGS
 from .durability import Durability
 from .errors import SessionError
 

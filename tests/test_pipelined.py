@@ -15,7 +15,7 @@ import redis.asyncio
 import uvloop
 
 from redis_botsession import OutcomeUnknown, SessionError, SessionStore
-from redis_botsession.commands import BINDINGS
+from redis_botsession.bindings import BINDINGS
 from redis_botsession.embedded import LocalServer, find_server
 from redis_botsession.testing.harness import eventually, load
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import redis_botsession
-from redis_botsession.commands import BINDINGS, Binding
+from redis_botsession.bindings import BINDINGS, Binding
 from redis_botsession.replies import Status
 
 PACKAGE = Path(redis_botsession.__file__).parent
@@ -30,6 +30,7 @@ LAYERS = (
     "codec",
     "changes",
     "scripts",
+    "bindings",
     "replies",
     "commands",
     "durability",

@@ -22,10 +22,10 @@ from redis_botsession.embedded import LocalServer
 from redis_botsession.migrate import progress
 from redis_botsession.migrate.reader import Reader
 
+from ..processes import kill
+from ..servers import WHEELS, locate_or_skip
+from ..topologies import ClusterServers, SentinelServers
 from .migrating import BOT, SECRET, Migrate, counts, json_session
-from .processes import kill
-from .servers import WHEELS, locate_or_skip
-from .topologies import ClusterServers, SentinelServers
 
 #: Sends itself a signal after so many writes, in the middle of those that are under way.
 CHILD = """
@@ -47,12 +47,6 @@ async def counted(self, record, age):
 Writer.write = counted
 sys.exit(cli.main(sys.argv[3:]))
 """
-
-
-@pytest.fixture
-def migrate(capsys: pytest.CaptureFixture[str], empty_url: str, prefix: str) -> Migrate:
-    """Within one server."""
-    return Migrate(capsys, empty_url, prefix)
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -13,28 +12,7 @@ from redis_botsession import SessionError, SessionStore
 from redis_botsession.leases import Leases
 from redis_botsession.testing.harness import eventually
 
-from .leases import Server, Site, has_keys, site
-
-
-@pytest.fixture
-async def here(newest_url: str, prefix: str) -> AsyncIterator[Site]:
-    """One process ..."""
-    async with site(newest_url, prefix) as one:
-        yield one
-
-
-@pytest.fixture
-async def there(newest_url: str, prefix: str) -> AsyncIterator[Site]:
-    """... and another one."""
-    async with site(newest_url, prefix) as one:
-        yield one
-
-
-@pytest.fixture
-async def server(newest_url: str, prefix: str) -> AsyncIterator[Server]:
-    """What they share."""
-    async with Server.of(newest_url, prefix) as one:
-        yield one
+from .sites import Server, Site, has_keys, site
 
 
 @pytest.mark.parametrize("is_free", [True, False], ids=["free", "held by another"])

@@ -7,7 +7,6 @@ import re
 import signal
 import sys
 from asyncio.subprocess import PIPE
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -19,12 +18,12 @@ from redis_botsession.embedded import LocalServer
 from redis_botsession.leases import Leases
 from redis_botsession.testing.harness import eventually
 
-from .leases import Elsewhere, Server, Site, site
-from .processes import free_port, kill, paused
-from .servers import SERVERS, locate_or_skip
-from .test_least_privilege import CLUSTER, RULE, refused
-from .test_refusals import as_user
-from .topologies import ClusterServers, SentinelServers
+from ..processes import free_port, kill, paused
+from ..servers import SERVERS, locate_or_skip
+from ..test_least_privilege import CLUSTER, RULE, refused
+from ..test_refusals import as_user
+from ..topologies import ClusterServers, SentinelServers
+from .sites import Elsewhere, Server, Site, site
 
 PROCESSES = 4
 EACH = 50
@@ -80,27 +79,6 @@ async def test_four_processes_count_right(newest_url: str, prefix: str) -> None:
 
 async def test_without_leases_they_do_not(newest_url: str, prefix: str) -> None:
     assert max(await count_in_processes(newest_url, prefix, "alone")) < PROCESSES * EACH
-
-
-@pytest.fixture
-async def here(newest_url: str, prefix: str) -> AsyncIterator[Site]:
-    """One process ..."""
-    async with site(newest_url, prefix) as one:
-        yield one
-
-
-@pytest.fixture
-async def there(newest_url: str, prefix: str) -> AsyncIterator[Site]:
-    """... and another one."""
-    async with site(newest_url, prefix) as one:
-        yield one
-
-
-@pytest.fixture
-async def server(newest_url: str, prefix: str) -> AsyncIterator[Server]:
-    """What they share."""
-    async with Server.of(newest_url, prefix) as one:
-        yield one
 
 
 # --- holders that die or sleep
@@ -372,5 +350,5 @@ async def test_behind_sentinels(prefix: str, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_the_readme_gives_these_permissions() -> None:
-    text = (Path(__file__).parent.parent / "README.md").read_text("utf-8")
+    text = (Path(__file__).parents[2] / "README.md").read_text("utf-8")
     assert f"`{LEASES}`" in " ".join(text.split())

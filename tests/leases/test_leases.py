@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
 from datetime import timedelta
 from typing import Any
 
@@ -19,31 +18,9 @@ from redis_botsession.keys import Keys
 from redis_botsession.leases import Leases
 from redis_botsession.testing.harness import ODD_IDS, eventually
 
-from .leases import Server, Site, has_keys, site
-from .proxy import READ_SIZE, LosingProxy, Passage, Proxy
-from .test_custom_store import SQLiteStore
-
-
-@pytest.fixture
-async def here(newest_url: str, prefix: str) -> AsyncIterator[Site]:
-    """One process ..."""
-    async with site(newest_url, prefix) as one:
-        yield one
-
-
-@pytest.fixture
-async def there(newest_url: str, prefix: str) -> AsyncIterator[Site]:
-    """... and another one."""
-    async with site(newest_url, prefix) as one:
-        yield one
-
-
-@pytest.fixture
-async def server(newest_url: str, prefix: str) -> AsyncIterator[Server]:
-    """What they share."""
-    async with Server.of(newest_url, prefix) as one:
-        yield one
-
+from ..proxy import READ_SIZE, LosingProxy, Passage, Proxy
+from ..test_custom_store import SQLiteStore
+from .sites import Server, Site, has_keys, site
 
 # --- one at a time, in order
 
