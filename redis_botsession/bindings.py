@@ -20,6 +20,9 @@ class Binding:
     args: tuple[str, ...]
 
 
+#: The scripts of leases, which most stores never call.
+LEASES: Final = frozenset({"acquire", "renew", "release"})
+
 BINDINGS: Final = {
     name: Binding(load(name), keys, args)
     for name, keys, args in (

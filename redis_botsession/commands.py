@@ -12,7 +12,7 @@ from functools import lru_cache, partial
 from itertools import chain
 from typing import Any, Final, Generic, TypeVar
 
-from .bindings import BINDINGS
+from .bindings import BINDINGS, LEASES
 from .changes import Changes
 from .codec import Codec
 from .errors import OutcomeUnknown
@@ -52,7 +52,7 @@ EXISTS_BATCH: Final = 1000
 
 _UPDATE: Final = BINDINGS["update"].script
 # What replicas and disks need not vouch for: a TTL, and who has a lease.
-_FLEETING: Final = frozenset({"touch", "acquire", "renew", "release"})
+_FLEETING: Final = LEASES | {"touch"}
 
 
 @dataclass(slots=True, eq=False)

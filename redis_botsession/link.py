@@ -14,7 +14,7 @@ from typing import Any, Protocol
 from redis.exceptions import AuthenticationError, AuthorizationError, NoPermissionError, ResponseError
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from .bindings import BINDINGS
+from .bindings import BINDINGS, LEASES
 from .durability import Durability
 from .errors import SessionError
 
@@ -60,9 +60,12 @@ class Link(asyncio.Protocol):
 
     @classmethod
     async def open(cls, connection: Any, owner: Owner, durability: Durability | None) -> Link:
-        """Loads the scripts, sees whether the server can vouch for writes, and takes the transport over."""
+        """Loads the scripts, sees whether the server can vouch for writes, and takes the transport over.
+
+        Those of leases are loaded when they are first called.
+        """
         try:
-            requests = [("SCRIPT", "LOAD", binding.script.source) for binding in BINDINGS.values()]
+            requests = [("SCRIPT", "LOAD", binding.script.source) for name, binding in BINDINGS.items() if name not in LEASES]
             last = ("ECHO", "ready") if durability is None else durability.request(within=0)
             await connection.send_packed_command(connection.pack_commands([*requests, last]))
             for _ in requests:

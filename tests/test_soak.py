@@ -317,11 +317,15 @@ async def test_whoever_is_cancelled_nobody_else_notices(protocol: int, seed: str
 async def test_late_replies_go_to_nobody(protocol: int, seed: str, newest_url: str, prefix: str) -> None:
     late = {"delay": 0.2, "longest_delay": 0.1}
     async with (
-        FaultProxy(newest_url, seed, faults({**CALM, **late}, protocol)) as proxy,
+        FaultProxy(newest_url, seed, faults({"split": 0.3}, protocol)) as proxy,
         SessionStore.from_url(
             proxy.url, prefix=prefix, protocol=protocol, max_bytes=MAX_BYTES, timeout=0.05, max_connections=CONNECTIONS
         ) as store,
     ):
+        # Before replies come late, those to connecting, too, which may take no longer than a call.
+        await asyncio.gather(*(store.get(n, "c") for n in range(100)))
+        assert proxy.connections == CONNECTIONS
+        proxy.faults = faults({**CALM, **late}, protocol)
         soak = Soak(store, seed, errors=(OutcomeUnknown, redis.TimeoutError))
         await soak.run(OPERATIONS // 20)
         assert soak.ended.keys() == {"done", "cancelled", "unknown", "failed"}
