@@ -184,7 +184,7 @@ def _add_source(kinds: argparse._SubParsersAction[_Parser], kind: str, title: st
         "--ttl",
         type=_seconds,
         metavar="SECONDS",
-        help="for sessions without a TTL at the source; default: none, until a bot next writes them",
+        help="for sessions without a TTL at the source; default: none, until a bot next uses them",
     )
     source.add_argument(
         "--max-bytes", type=_positive, metavar="N", default=DEFAULT_MAX_BYTES, help="of a session; default: %(default)s"

@@ -39,19 +39,24 @@ class Packer:
         self._codec = codec
         self._max_bytes = max_bytes
 
-    def pack(self, data: Data) -> tuple[dict[bytes, Any], Packed, SerializationError | SessionTooLarge | None]:
-        """The keys, and the packed values, by their names in the store; and why not everything could be packed."""
+    def pack(self, data: Data, key: str) -> tuple[dict[bytes, Any], Packed, SerializationError | SessionTooLarge | None]:
+        """The keys, and the packed values, by their names in the store; and why not everything could be packed.
+
+        Args:
+            data: The dict.
+            key: What the session is called in messages.
+        """
         try:
-            packed = self._encode(data)
+            packed = self._encode(data, key)
             return dict(zip(packed, data, strict=True)), packed, None
         except (SerializationError, SessionTooLarge) as error:
             keys: dict[bytes, Any] = {}
             packed = {}
-            for key, value in data.items():
+            for each, value in data.items():
                 with suppress(SerializationError, SessionTooLarge):
-                    name = _field(self.names.name(key))
-                    keys[name], packed[name] = key, _UNSTORABLE
-                    packed.update(self._encode({key: value}))
+                    name = _field(self.names.name(each))
+                    keys[name], packed[name] = each, _UNSTORABLE
+                    packed.update(self._encode({each: value}, key))
             return keys, packed, error
 
     def stored(self, loaded: Loaded) -> Packed:
@@ -66,8 +71,8 @@ class Packer:
         # As we would have packed it: others may have packed it otherwise.
         return self._codec.encode(self._codec.decode({b"": was}))[b""] == now
 
-    def _encode(self, data: Data) -> Packed:
-        return self._codec.encode(self.names.pack(data), max_bytes=self._max_bytes)
+    def _encode(self, data: Data, key: str) -> Packed:
+        return self._codec.encode(self.names.pack(data), max_bytes=self._max_bytes, key=key)
 
 
 class Copy:
@@ -78,10 +83,11 @@ class Copy:
         version: The session's version then; 0: there is none that we know of.
     """
 
-    __slots__ = ("_created_at", "_packer", "base", "version")
+    __slots__ = ("_created_at", "_key", "_packer", "base", "version")
 
-    def __init__(self, packer: Packer) -> None:
+    def __init__(self, packer: Packer, key: str) -> None:
         self._packer = packer
+        self._key = key
         self.base: Packed = {}
         self.version = 0
         self._created_at: datetime | None = None
@@ -93,7 +99,7 @@ class Copy:
             SerializationError: something cannot be stored, and not ``piecemeal``.
             SessionTooLarge: it takes more than the store's ``max_bytes``.
         """
-        keys, packed, error = self._packer.pack(data)
+        keys, packed, error = self._packer.pack(data, self._key)
         if error is not None and not (piecemeal and isinstance(error, SerializationError)):
             raise error
         return self._between(base, keys, packed, data), error
@@ -123,11 +129,11 @@ class Copy:
         theirs = {} if loaded is None else self._packer.stored(loaded)
         lost = None
         if self.version and (session is None or self._is_another(session)):
-            keys, mine, _ = self._packer.pack(data)
+            keys, mine, _ = self._packer.pack(data, self._key)
             lost = self._between(self.base, keys, mine, data)
             data.clear()
             self.base = {}
-        keys, mine, _ = self._packer.pack(data)
+        keys, mine, _ = self._packer.pack(data, self._key)
         for field, key in keys.items():
             if field not in theirs and self._packer.is_same(self.base.get(field), mine[field]):
                 del data[key]

@@ -391,9 +391,12 @@ class Leases:
 
 
 def _milliseconds(lease: float | timedelta) -> int:
-    ms = ttl_to_ms(lease)
+    try:
+        ms = ttl_to_ms(lease)
+    except ValueError:
+        ms = None
     if ms is None or ms < SHORTEST_LEASE * 1000:
-        raise ValueError(f"lease must be at least {SHORTEST_LEASE:g} s, not {lease!r}")
+        raise ValueError(f"lease must be at least {SHORTEST_LEASE:g} s, and finite, not {lease!r}")
     return ms
 
 

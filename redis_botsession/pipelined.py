@@ -17,7 +17,7 @@ from .commands import Command
 from .connection import Connect, Dispatcher, PipelinedConnection, Settings
 from .durability import Durability, durability_of
 from .executors import Executor, Guard, connect
-from .urls import Address, Target
+from .urls import Address, Target, checked
 
 T = TypeVar("T")
 N = TypeVar("N", int, float)
@@ -63,8 +63,7 @@ class Wiring:
         if left.get("decode_responses"):
             raise ValueError("decode_responses=True: sessions hold bytes that are not text; leave it out")
         kind = left.pop("connection_class", Connection)
-        # Says now what redis-py does not take.
-        silence = kind(**left).socket_timeout
+        silence = checked(kind, left).socket_timeout
         if durability is not None:
             durability.check_within(timeout if silence is None else min(silence, timeout))
         return cls(

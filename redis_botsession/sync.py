@@ -32,7 +32,7 @@ from .keys import Id
 from .session import KEEP, BotSession, Keep
 from .store import DEFAULT_PREFIX
 from .times import DEFAULT_TTL, TTL
-from .urls import read_url
+from .urls import checked, read_url
 
 __all__ = ["BotSessionHelper", "SessionStore"]
 
@@ -291,8 +291,7 @@ def _clients_of(url: str, options: dict[str, Any]) -> list[redis.Redis]:
         raise ValueError("the synchronous SessionStore runs on one server or behind Sentinel; for a cluster use the other one")
     if target.kind == "server":
         server = redis.Redis(connection_pool=redis.ConnectionPool.from_url(url.strip(), **options))
-        # Says now what redis-py does not take.
-        server.connection_pool.connection_class(**server.connection_pool.connection_kwargs)
+        checked(server.connection_pool.connection_class, server.connection_pool.connection_kwargs)
         return [server]
     options |= target.options
     is_tls = options.pop("connection_class", None) is not None

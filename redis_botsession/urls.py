@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +16,7 @@ _MANY = re.compile(r"(?P<scheme>rediss?)\+(?P<kind>cluster|sentinel)://(?P<rest>
 _REST = re.compile(r"(?:(?P<user>[^/?#]*)@)?(?P<hosts>[^/?#@]*)(?P<path>/[^?#@]*)?(?P<query>\?[^#@]*)?")
 _UNIX = re.compile(r"[^/?#]*@/[^?#@]+(\?[^#@]*)?|/[^?#]+(\?[^#]*)?")
 _DATABASE = re.compile(r"/?|/[0-9]+/?")
+_UNKNOWN = re.compile(r"unexpected keyword argument '(\w+)'")
 _PORTS = {"cluster": 6379, "sentinel": 26379}
 
 
@@ -72,6 +74,24 @@ def read_url(url: str) -> Target:
             )
         seeds.append((options.pop("host"), options.pop("port", _PORTS[kind])))
     return Target(kind, options, tuple(seeds), service)
+
+
+def checked(kind: Callable[..., Any], options: Mapping[str, Any]) -> Any:
+    """A connection of redis-py's with these options, not connected: says now what it does not take.
+
+    Raises:
+        TypeError: an option that does not exist.
+    """
+    try:
+        return kind(**options)
+    except TypeError as error:
+        unknown = _UNKNOWN.search(str(error))
+        if unknown is None:
+            raise
+        raise TypeError(
+            f"there is no option {unknown[1]!r}: options are those of from_url (prefix, ttl, codec, max_bytes, ...) "
+            "and of redis-py's connections"
+        ) from error
 
 
 def _options(url: str) -> dict[str, Any]:

@@ -325,15 +325,32 @@ async def test_turns_that_change_the_same_property_conflict_and_nothing_is_writt
 async def test_turns_that_change_the_same_property_to_the_same_value_agree(
     storage: BotSessionStorage, other: BotSessionStorage
 ) -> None:
-    await storage.write({KEY: Note(n=0, gone=1)})
+    await storage.write({KEY: Note(step="name", gone=1)})
     first, second = await read(storage), await read(other)
     for note in first, second:
-        note.data["n"] = 5
+        note.data["step"] = "done"
         del note.data["gone"]
     second.data["own"] = 1
     await storage.write({KEY: first})
     await other.write({KEY: second})
-    assert await data_of(storage) == {"n": 5, "own": 1}
+    assert await data_of(storage) == {"step": "done", "own": 1}
+
+
+@pytest.mark.parametrize("add", [lambda data: data.update(n=data["n"] + 1), lambda data: data["all"].append(1)])
+async def test_turns_that_count_from_the_same_value_conflict(
+    storage: BotSessionStorage, other: BotSessionStorage, add: Callable[[dict[str, Any]], None]
+) -> None:
+    await storage.write({KEY: Note(n=0, all=[])})
+    first, second = await read(storage), await read(other)
+    add(first.data)
+    add(second.data)
+    await storage.write({KEY: first})
+    with pytest.raises(VersionConflict):
+        await other.write({KEY: second})
+    again = await read(other)
+    add(again.data)
+    await other.write({KEY: again})
+    assert (await data_of(storage)) in ({"n": 2, "all": []}, {"n": 0, "all": [1, 1]})
 
 
 async def test_asked_to_raise_it_raises_whatever_others_have_changed(store: SessionStore, other: BotSessionStorage) -> None:

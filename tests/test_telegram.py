@@ -238,7 +238,7 @@ async def test_a_value_that_cannot_be_stored_is_told_and_blocks_nobody(
         await handle(app, message("x", user=2), lambda context: context.user_data.update(fine=2))
         (error,) = await write(app)
         assert isinstance(error, SerializationError)
-        assert error.path == "wrong[0]"
+        assert (error.path, error.key) == ("wrong[0]", store.key(1, "777.user_data"))
         assert await store.get(1, "777.user_data") is None
         assert (await load(store, 2, "777.user_data")).data == {"fine": 2}
 

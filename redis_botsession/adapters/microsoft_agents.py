@@ -43,6 +43,9 @@ OnConflict = Literal["merge", "raise", "overwrite"]
 _OWNED: Final = re.compile(r"([^/]+/(?:users|conversations)/[^/]+)(/.*)?", re.DOTALL)
 _CHANNEL: Final = "state"
 
+# Values that are put in the place of others: where two turns put the same one, they agree.
+_SETTINGS: Final = (str, bool, type(None))
+
 _TAGS: Final = ("e_tag", "eTag")
 _ANY_VERSION: Final = "*"
 
@@ -115,7 +118,8 @@ class BotSessionStorage(Storage):
     What a write does where others have written the same key since the item was read is ``on_conflict``:
 
     - ``"merge"``: properties (top-level keys of the item's JSON) that only one of the two has changed are all kept. Where both
-      have changed the same one, and not to the same value, ``VersionConflict`` is raised and nothing is written.
+      have changed the same one, ``VersionConflict`` is raised and nothing is written, unless both have removed it, or set it
+      to the same text, truth value or None. (Two that count from the same number come to the same number, too.)
     - ``"raise"``: ``VersionConflict``, whatever they have changed.
     - ``"overwrite"``: the item replaces what is there, as with the storages of the SDK. Others' changes are lost.
 
@@ -356,7 +360,12 @@ class BotSessionStorage(Storage):
 
     def _refuse_clashes(self, baseline: _Baseline, changes: Changes, current: BotSession) -> None:
         ours, theirs = _outcome(changes), _outcome(baseline.snapshot.until(current))
-        clashes = [name for name, packed in ours.items() if name in theirs and theirs[name] != packed]
+        # Who counts or collects from the same base comes to the same value, and one of the two would be lost.
+        clashes = [
+            name
+            for name, packed in ours.items()
+            if name in theirs and (theirs[name] != packed or type(changes.changed.get(name)) not in _SETTINGS)
+        ]
         if clashes:
             what = f"{', '.join(map(repr, clashes))} changed since the item was read"
             raise self._conflict(baseline.ids, baseline.expected, current.version, what)

@@ -53,8 +53,8 @@ class _Copy(Copy):
 
     __slots__ = ("address", "is_apart", "is_new", "local")
 
-    def __init__(self, packer: Packer, address: Address, local: Data | None = None) -> None:
-        super().__init__(packer)
+    def __init__(self, packer: Packer, address: Address, key: str, local: Data | None = None) -> None:
+        super().__init__(packer, key)
         self.address = address
         self.local = local
         self.is_apart = False
@@ -296,7 +296,7 @@ class BotSessionPersistence(BasePersistence[Data, Data, Data]):
         return self._copy_at((self._bots_user(), kind))
 
     def _copy_at(self, address: Address) -> _Copy:
-        return self._copies.setdefault(address, _Copy(self._packer, address))
+        return self._copies.setdefault(address, _Copy(self._packer, address, self.store.key(*address)))
 
     # --- Loading
 
@@ -341,7 +341,7 @@ class BotSessionPersistence(BasePersistence[Data, Data, Data]):
     def _adopt(self, address: Address, loaded: Loaded | None) -> Data:
         """A new dict for a session that was just loaded."""
         data: Data = {}
-        self._copies[address] = copy = _Copy(self._packer, address, data)
+        self._copies[address] = copy = _Copy(self._packer, address, self.store.key(*address), data)
         self._take_over(copy, data, loaded)
         return data
 

@@ -15,7 +15,7 @@ from redis.backoff import ExponentialBackoff, NoBackoff
 from redis.exceptions import NoPermissionError, ResponseError, WatchError
 
 from ..store import SessionStore
-from ..urls import Target
+from ..urls import Target, checked
 from .records import Found, Source, Unit
 
 #: Keys that SCAN looks at in one round trip.
@@ -61,8 +61,7 @@ class Reader:
             self._sentinels = sentinel.sentinels
         else:
             kind = options.pop("connection_class", Connection)
-            # Says now what redis-py does not take.
-            kind(**options)
+            checked(kind, options)
             self._client = Redis.from_pool(ConnectionPool(connection_class=kind, **options))
 
     async def __aenter__(self) -> Self:

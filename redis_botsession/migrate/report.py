@@ -32,13 +32,15 @@ class Printer:
     Args:
         source: What to call the source.
         target: What to call the target.
+        prefix: What its keys begin with.
         is_dry: Whether nothing was written.
         as_json: Whether all, failures too, becomes one JSON object on stdout.
     """
 
-    def __init__(self, source: str, target: str, *, is_dry: bool, as_json: bool) -> None:
+    def __init__(self, source: str, target: str, prefix: str, *, is_dry: bool, as_json: bool) -> None:
         self._source = source
         self._target = target
+        self._prefix = prefix
         self._is_dry = is_dry
         self._as_json = as_json
         for stream in (sys.stdout, sys.stderr):
@@ -60,6 +62,7 @@ class Printer:
                     **({"error": printable(problem)} if problem else {}),
                     "source": self._source,
                     "target": self._target,
+                    "prefix": self._prefix,
                     "dry_run": self._is_dry,
                     "counts": tally.counts(),
                     "listed": {
@@ -75,7 +78,7 @@ class Printer:
 
     def _lines(self, tally: Tally) -> Iterator[str]:
         yield f"from {self._source}"
-        yield f"to   {self._target}{' (dry run: nothing is written)' if self._is_dry else ''}"
+        yield f"to   {self._target}, prefix {self._prefix}{' (dry run: nothing is written)' if self._is_dry else ''}"
         for name, count in tally.counts().items():
             if count or name not in _RARE:
                 yield f"{count:12,}  {(_DRY_LABELS if self._is_dry else _LABELS)[name]}"

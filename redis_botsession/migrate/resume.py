@@ -61,6 +61,8 @@ class ResumeFile:
             OSError: it cannot be read.
         """
         self.server = server
+        if self._path is not None and not os.access(self._path.parent, os.W_OK):
+            raise NotResumable("there is no such directory, or nothing can be written there")
         if self._path is None or not self._path.exists():
             return Place(), ""
         try:

@@ -131,7 +131,7 @@ class _Command:
             },
         }
         self._file = ResumeFile(options.resume, what)
-        self._printer = Printer(source, target, is_dry=options.dry_run, as_json=options.as_json)
+        self._printer = Printer(source, target, options.prefix, is_dry=options.dry_run, as_json=options.as_json)
         self._place = Place()
 
     async def run(self) -> int:

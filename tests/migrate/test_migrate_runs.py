@@ -253,9 +253,15 @@ async def test_what_is_no_such_file_is_not_used_and_not_touched(migrate: Migrate
 
 async def test_a_file_that_cannot_be_written_ends_it(migrate: Migrate, client: redis.Redis, tmp_path: Path) -> None:
     fill(client, migrate.source_prefix, 2_000)
+    keys = client.dbsize()
     status, report = await migrate("aiogram", "--bot-id", str(BOT), "--resume", str(tmp_path / "none" / "place"))
+    assert status == 2
+    assert "no such directory" in report["error"]
+    assert client.dbsize() == keys
+    (tmp_path / "place.new").mkdir()
+    status, report = await migrate("aiogram", "--bot-id", str(BOT), "--resume", str(tmp_path / "place"))
     assert status == 3
-    assert "No such file" in report["error"]
+    assert "Is a directory" in report["error"]
 
 
 # --- Mistakes, and passwords
