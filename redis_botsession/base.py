@@ -333,11 +333,12 @@ class BotSessionStore(Protocol):
         if turn in _modifying.get():
             raise RuntimeError(f"modify() of session {turn[1]} inside of its own modify() could never succeed")
         async with self._turn(turn):
-            token = _modifying.set(_modifying.get() | {turn})
+            before = _modifying.get()
             try:
+                _modifying.set(before | {turn})
                 return await self._unless_changed(lambda: self._modify_once(user_id, channel_id, fn), attempts)
             finally:
-                _modifying.reset(token)
+                _modifying.set(before)
 
     async def _unless_changed(self, write: Callable[[], Awaitable[T]], attempts: int = DEFAULT_ATTEMPTS) -> T:
         """What ``write`` gives; after a conflict, again."""

@@ -8,9 +8,9 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Iterable, Iterator
-from contextlib import AbstractAsyncContextManager
-from queue import SimpleQueue
-from typing import Any, TypeVar
+from contextlib import AbstractAsyncContextManager, suppress
+from queue import Empty, SimpleQueue
+from typing import Any, Final, TypeVar
 from weakref import WeakValueDictionary
 
 import redis
@@ -21,6 +21,9 @@ from .errors import SessionError
 from .executors import ClientExecutor, Guard, check_encoding, no_client
 
 T = TypeVar("T")
+
+#: Seconds that ``close`` gives to what is in flight.
+CLOSING: Final = 5.0
 
 _SUSPENDED = "a coroutine was suspended where nothing waits for anything; this is a bug, please report it"
 
@@ -63,6 +66,10 @@ class BlockingExecutor(ClientExecutor):
 
     def _ways(self, client: Any) -> tuple[Any, Any, Guard]:
         return _Pool(client.connection_pool), _Slots(self._limit), _ThreadGuard()
+
+    async def aclose(self) -> None:
+        if self._guard.close():
+            self._slots.take_all(CLOSING)
 
     def _check(self, client: Any) -> None:
         name = type(client).__name__
@@ -114,12 +121,17 @@ class _Slots:
 
     def __init__(self, count: int) -> None:
         # Not threading.Semaphore: a signal whose handler raises can leave its lock locked for good.
+        self._count = count
         self._free: SimpleQueue[None] = SimpleQueue()
         for _ in range(count):
             self._free.put(None)
 
-    async def acquire(self) -> None:
-        self._free.get()
+    def take_all(self, seconds: float) -> None:
+        """Waits until nobody has one, but no longer than that: a signal's handler that raises can lose one for good."""
+        deadline = time.monotonic() + seconds
+        with suppress(Empty):
+            for _ in range(self._count):
+                self._free.get(timeout=max(0, deadline - time.monotonic()))
 
     async def __aenter__(self) -> None:
         self._free.get()
@@ -152,7 +164,15 @@ class _Pool:
         self._pool = pool
 
     async def get_connection(self) -> _Connection:
-        return _Connection(self._pool.get_connection())
+        try:
+            return _Connection(self._pool.get_connection())
+        except redis.RedisError:
+            raise
+        except BaseException:
+            # Interrupted by a signal: redis-py keeps a connection that is half made, without its SELECT for one, as if it were
+            # ready.
+            self._pool.disconnect(inuse_connections=False)
+            raise
 
     async def release(self, connection: _Connection) -> None:
         self._pool.release(connection.connection)

@@ -246,10 +246,9 @@ async def _exchange(connection: Any, requests: Sequence[tuple[Argument, ...]], c
                 replies.append(await connection.read_response(disable_decoding=True))
             except ResponseError as error:
                 replies.append(error_of(error))
-    except (RedisConnectionError, RedisTimeoutError, OSError):
-        raise
     except BaseException:
-        # Cancelled, or interrupted by a signal: a reply may be under way, and the connection is not for others.
+        # Lost, cancelled, or interrupted by a signal (whose handler may raise what looks like a lost connection, TimeoutError
+        # for one): a reply may be under way, and the connection is not for others.
         await connection.disconnect(nowait=True)
         raise
     if any(isinstance(reply, ReadOnlyError) for reply in replies):

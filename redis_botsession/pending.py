@@ -97,9 +97,14 @@ class Pending:
 
     async def _do_all(self, writes: list[_Write]) -> None:
         errors: list[BaseException] = []
-        for batch in batches(writes):
-            results = await asyncio.gather(*map(self._do, batch), return_exceptions=True)
-            errors += [result for result in results if isinstance(result, BaseException)]
+        try:
+            for batch in batches(writes):
+                results = await asyncio.gather(*map(self._do, batch), return_exceptions=True)
+                errors += [result for result in results if isinstance(result, BaseException)]
+        except BaseException:
+            # Cancelled: some may not even have begun.
+            self._failed |= {write.address: write for write in writes if self._latest.get(write.address) is write}
+            raise
         if errors:
             raise errors[0]
 

@@ -272,10 +272,14 @@ class SessionStore:
         return self._session(user_id, channel_id)
 
     def close(self) -> None:
-        """Waits for what is in flight, and refuses what comes after."""
-        run(self._store.aclose())
-        for client in self._owned:
-            client.connection_pool.disconnect()
+        """Waits for what is in flight, 5 seconds at most, and refuses what comes after."""
+        # For another who closes, too, nothing is left: it would cut off what this one waits for.
+        owned, self._owned = self._owned, ()
+        try:
+            run(self._store.aclose())
+        finally:
+            for client in owned:
+                client.connection_pool.disconnect()
 
     def __enter__(self) -> Self:
         return self

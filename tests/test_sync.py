@@ -158,14 +158,13 @@ class Interruptible(redis.Connection):
     """A connection that is told when to be interrupted, as if by Ctrl-C: before which of the replies."""
 
     before_reply = 0
-    reading = threading.Event()
+    interrupt: type[BaseException] = KeyboardInterrupt
 
     def read_response(self, *args: Any, **options: Any) -> Any:
         kind = type(self)
         kind.before_reply -= 1
         if kind.before_reply == 0:
-            raise KeyboardInterrupt
-        kind.reading.set()
+            raise kind.interrupt
         return super().read_response(*args, **options)
 
 
