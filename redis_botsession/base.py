@@ -215,7 +215,8 @@ class BotSessionStore(Protocol):
             The session; None if its ``expires_at`` has passed.
 
         Raises:
-            What ``update`` raises. CorruptSession also where another key does not decode: then the changes are written.
+            What ``update`` raises. CorruptSession also where another key does not decode, SessionTooLarge also where the
+            session was too large before and still is: then the changes are written.
         """
         if not await self.update(user_id, channel_id, changes, remove=remove, create=create):
             return None

@@ -5,13 +5,14 @@ So the synchronous store has no semantics of its own. Nothing here is awaited in
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Iterable, Iterator
 from contextlib import AbstractAsyncContextManager, suppress
 from queue import Empty, SimpleQueue
 from typing import Any, Final, TypeVar
-from weakref import WeakValueDictionary
+from weakref import WeakSet, WeakValueDictionary
 
 import redis
 
@@ -114,6 +115,18 @@ class _Turn:
 # One turn at a time for each session and store; a lock lives as long as somebody holds or awaits it.
 _turns: WeakValueDictionary[tuple[int, str], _Turn] = WeakValueDictionary()
 _turns_lock = threading.Lock()
+_all_slots: WeakSet[_Slots] = WeakSet()
+
+
+def _after_fork() -> None:
+    """The threads that held or awaited something are not in the child."""
+    global _turns, _turns_lock
+    _turns, _turns_lock = WeakValueDictionary(), threading.Lock()
+    for slots in list(_all_slots):
+        slots.refill()
+
+
+os.register_at_fork(after_in_child=_after_fork)
 
 
 class _Slots:
@@ -122,8 +135,13 @@ class _Slots:
     def __init__(self, count: int) -> None:
         # Not threading.Semaphore: a signal whose handler raises can leave its lock locked for good.
         self._count = count
+        self.refill()
+        _all_slots.add(self)
+
+    def refill(self) -> None:
+        """All are free."""
         self._free: SimpleQueue[None] = SimpleQueue()
-        for _ in range(count):
+        for _ in range(self._count):
             self._free.put(None)
 
     def take_all(self, seconds: float) -> None:

@@ -146,7 +146,8 @@ def merged_of(address: Address, codec: Codec, max_bytes: int, reply: Any) -> Bot
 
     Raises:
         SessionGone, SessionTooLarge, CorruptSession: nothing was written.
-        CorruptSession: also where another key of the session does not decode; then the write is done.
+        CorruptSession, SessionTooLarge: also where what is there now does not decode, or is still too large; then the write
+            is done.
     """
     if version_of(address.session, None, max_bytes, reply[:2]) == 0:
         return None

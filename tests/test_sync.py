@@ -154,6 +154,37 @@ print(len(store.get("u", "c").data), status)
     assert run.stdout == "201 0\n"
 
 
+def test_what_threads_of_the_parent_hold_does_not_hold_up_the_child(newest_url: str, prefix: str) -> None:
+    code = """
+import os, sys, threading
+from redis_botsession import sync
+
+store = sync.SessionStore.from_url(sys.argv[1], prefix=sys.argv[2], max_connections=1)
+inside, go_on = threading.Event(), threading.Event()
+
+def slow(session):
+    session.data["parent"] = 1
+    inside.set()
+    go_on.wait()
+
+thread = threading.Thread(target=store.modify, args=("u", "c", slow))
+thread.start()
+inside.wait()
+child = os.fork()
+if not child:
+    store.modify("u", "c", lambda session: session.data.update(child=1))
+    store.close()
+    os._exit(0)
+_, status = os.waitpid(child, 0)
+go_on.set()
+thread.join()
+print(sorted(store.get("u", "c").data), status)
+"""
+    arguments = [sys.executable, "-W", "ignore", "-c", code, newest_url, prefix]
+    run = subprocess.run(arguments, capture_output=True, text=True, check=True, timeout=60)
+    assert run.stdout == "['child', 'parent'] 0\n"
+
+
 class Interruptible(redis.Connection):
     """A connection that is told when to be interrupted, as if by Ctrl-C: before which of the replies."""
 
