@@ -220,6 +220,27 @@ def test_an_interrupted_call_leaves_no_reply_to_the_next(before_reply: int) -> N
         assert [thread.submit(data_of, store, user).result() for user in "bab"] == [{"whose": user} for user in "bab"]
 
 
+def test_a_handler_that_raises_what_looks_like_a_lost_connection_leaves_no_reply_either(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # What the handler of an alarm raises mostly.
+    monkeypatch.setattr(Interruptible, "interrupt", TimeoutError)
+    with (
+        LocalServer(find_server(), tcp=True) as server,
+        redis.Redis(connection_pool=redis.ConnectionPool.from_url(server.url, connection_class=Interruptible)) as client,
+        sync.SessionStore(client) as store,
+        ThreadPoolExecutor(1) as thread,
+    ):
+        store.update("b", "c", {"n": 1})
+        Interruptible.before_reply = 1
+        with paused(server), pytest.raises(OutcomeUnknown):
+            store.update("a", "c", {"n": 1})
+        version = thread.submit(store.update, "b", "c", {"n": 2}).result()
+        session = store.get("b", "c")
+        assert session is not None
+        assert (session.data, session.version) == ({"n": 2}, version)
+
+
 # --- the reply is lost
 
 
