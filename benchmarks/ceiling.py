@@ -15,10 +15,10 @@ from urllib.parse import urlsplit
 import hiredis
 
 from redis_botsession import BotSession, Codec
-from redis_botsession.codec import DEFAULT_MAX_BYTES
-from redis_botsession.commands import Argument, Command, Commands
+from redis_botsession._codec.codec import DEFAULT_MAX_BYTES
+from redis_botsession._protocol.commands import Argument, Command, Commands
+from redis_botsession._session.times import DEFAULT_TTL
 from redis_botsession.store import DEFAULT_PREFIX
-from redis_botsession.times import DEFAULT_TTL
 
 from .contender import Contender
 from .workload import CHANGED_KEY, CHANNEL

@@ -11,11 +11,11 @@ import redis
 from pytest_benchmark.fixture import BenchmarkFixture
 
 from redis_botsession import BotSession, Codec, SessionStore
-from redis_botsession.codec import DEFAULT_MAX_BYTES
-from redis_botsession.commands import Commands
+from redis_botsession._codec.codec import DEFAULT_MAX_BYTES
+from redis_botsession._protocol.commands import Commands
+from redis_botsession._session.times import DEFAULT_TTL
 from redis_botsession.embedded import LocalServer
 from redis_botsession.store import DEFAULT_PREFIX
-from redis_botsession.times import DEFAULT_TTL
 
 from .workload import CHANGED_KEY, CHANNEL, SIZES, session_data
 

@@ -20,8 +20,8 @@ from typing import Any, Final
 
 from redis_botsession import BotSession, OutcomeUnknown, SessionStore
 from redis_botsession.embedded import LocalServer
-from tests.servers import SERVERS
-from tests.topologies import ClusterServers, SentinelServers
+from tests.support.servers import SERVERS
+from tests.support.topologies import ClusterServers, SentinelServers
 
 from .workload import CHANGED_KEY, CHANNEL, session_data, users_for
 

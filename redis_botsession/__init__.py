@@ -1,7 +1,9 @@
 """Redis-native session store for chat bots."""
 
+from ._codec.codec import Codec
+from ._session.live import BotSessionHelper
+from ._session.record import KEEP, BotSession
 from .base import BotSessionStore
-from .codec import Codec
 from .errors import (
     CorruptSession,
     DurabilityUnproven,
@@ -12,10 +14,8 @@ from .errors import (
     SessionTooLarge,
     VersionConflict,
 )
-from .helper import BotSessionHelper
 from .memory import MemorySessionStore, memory_store
 from .middleware import SessionMiddleware
-from .session import KEEP, BotSession
 from .store import SessionStore
 from .version import __version__
 

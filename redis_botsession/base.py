@@ -14,13 +14,12 @@ from types import TracebackType
 from typing import Any, Protocol, Self, TypeVar, runtime_checkable
 from weakref import WeakValueDictionary
 
-from .changes import Changes, Snapshot
-from .codec import DEFAULT_MAX_BYTES, Codec
+from ._codec.codec import DEFAULT_MAX_BYTES, Codec
+from ._session.changes import Changes, Snapshot
+from ._session.live import BotSessionHelper, Handling
+from ._session.record import KEEP, BotSession, Id, Keep, Loaded, normal_id
+from ._session.times import TTL, from_micros
 from .errors import SessionGone, VersionConflict
-from .helper import BotSessionHelper, Handling
-from .keys import Id, normal_id
-from .session import KEEP, BotSession, Keep, Loaded
-from .times import TTL, from_micros
 
 T = TypeVar("T")
 

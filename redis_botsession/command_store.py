@@ -6,13 +6,12 @@ from collections.abc import AsyncIterator, Iterable, Mapping
 from datetime import datetime
 from typing import Any
 
+from ._protocol.commands import Commands
+from ._session.changes import Changes
+from ._session.record import KEEP, BotSession, Id, Keep, Loaded
+from ._session.times import TTL
+from ._transport.executor import Executor, run_flow
 from .base import BotSessionStore
-from .changes import Changes
-from .commands import Commands
-from .executors import Executor, run_flow
-from .keys import Id
-from .session import KEEP, BotSession, Keep, Loaded
-from .times import TTL
 
 
 class CommandStore(BotSessionStore):

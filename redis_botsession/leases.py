@@ -21,12 +21,12 @@ from typing import Any, Final, TypeVar
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
+from ._protocol.replies import text_of
+from ._session.record import Id
+from ._session.times import ttl_to_ms
+from ._transport.pubsub import Listener, Watch
 from .command_store import CommandStore
 from .errors import OutcomeUnknown, SessionError
-from .keys import Id
-from .listener import Listener, Watch
-from .replies import text_of
-from .times import ttl_to_ms
 
 logger = logging.getLogger("redis_botsession")
 

@@ -11,12 +11,13 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import Any, TypeVar
 
-from .codec import DEFAULT_MAX_BYTES, Codec
+from ._codec.codec import DEFAULT_MAX_BYTES, Codec
+from ._protocol.commands import Command, Commands
+from ._protocol.layout import CREATED_AT, EXPIRES_AT, OWNER, VERSION
+from ._protocol.replies import Status
+from ._session.times import DEFAULT_TTL, TTL
 from .command_store import CommandStore
-from .commands import Command, Commands
 from .errors import SessionError
-from .replies import CREATED_AT, EXPIRES_AT, OWNER, VERSION, Status
-from .times import DEFAULT_TTL, TTL
 
 T = TypeVar("T")
 

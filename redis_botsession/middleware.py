@@ -6,10 +6,10 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
+from ._session.live import BotSessionHelper
+from ._session.record import Id
 from .base import BotSessionStore
 from .errors import SessionGone
-from .helper import BotSessionHelper
-from .keys import Id
 
 T = TypeVar("T")
 

@@ -6,16 +6,17 @@ from typing import Any, Self
 
 import redis.asyncio
 
-from .cluster import ClusterExecutor
-from .codec import DEFAULT_MAX_BYTES, Codec
+from ._codec.codec import DEFAULT_MAX_BYTES, Codec
+from ._protocol.commands import Commands
+from ._protocol.durability import DEFAULT_WAIT, durability_of
+from ._session.times import DEFAULT_TTL, TTL
+from ._transport.client import ClientExecutor
+from ._transport.cluster import ClusterExecutor
+from ._transport.executor import Executor
+from ._transport.options import read_url
+from ._transport.sentinel import SentinelExecutor
+from ._transport.server import Pipelined, PipelinedExecutor
 from .command_store import CommandStore
-from .commands import Commands
-from .durability import DEFAULT_WAIT, durability_of
-from .executors import ClientExecutor, Executor
-from .pipelined import Pipelined, PipelinedExecutor
-from .sentinel import SentinelExecutor
-from .times import DEFAULT_TTL, TTL
-from .urls import read_url
 
 DEFAULT_PREFIX = "bot:session:"
 

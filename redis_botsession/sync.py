@@ -13,8 +13,9 @@ from __future__ import annotations
 
 import inspect
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, contextmanager
 from datetime import datetime
 from types import TracebackType
 from typing import Any, Self
@@ -22,21 +23,31 @@ from typing import Any, Self
 import redis
 import redis.sentinel
 
-from .blocking import BlockingCommandStore, BlockingExecutor, iterate, run
-from .codec import DEFAULT_MAX_BYTES, Codec
-from .commands import Commands
-from .durability import DEFAULT_WAIT, durability_of
-from .executors import MAX_CONCURRENCY
-from .helper import Backing, LiveSession
-from .keys import Id
-from .session import KEEP, BotSession, Keep
+from ._codec.codec import DEFAULT_MAX_BYTES, Codec
+from ._protocol.commands import Commands
+from ._protocol.durability import DEFAULT_WAIT, durability_of
+from ._session.live import Backing, LiveSession
+from ._session.record import KEEP, BotSession, Id, Keep
+from ._session.times import DEFAULT_TTL, TTL
+from ._transport.client import MAX_CONCURRENCY
+from ._transport.options import checked, read_url
+from ._transport.threads import BlockingExecutor, iterate, run, turn_at
+from .command_store import CommandStore
 from .store import DEFAULT_PREFIX
-from .times import DEFAULT_TTL, TTL
-from .urls import checked, read_url
 
 __all__ = ["BotSessionHelper", "SessionStore"]
 
 _DEFAULTS: dict[str, Any] = {"socket_timeout": 5.0, "socket_connect_timeout": 5.0}
+
+
+class BlockingCommandStore(CommandStore):
+    """A store whose coroutines never suspend, on an executor whose coroutines never do."""
+
+    def _turn(self, turn: tuple[int, str]) -> AbstractAsyncContextManager[Any]:
+        return turn_at(turn)
+
+    async def _pause(self, seconds: float) -> None:
+        time.sleep(seconds)  # noqa: ASYNC251 - the thread is what waits here; there is no event loop
 
 
 class BotSessionHelper(LiveSession):

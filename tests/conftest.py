@@ -13,11 +13,11 @@ import redis
 import redis.asyncio
 
 from redis_botsession import SessionStore
+from redis_botsession._protocol.layout import Keys
 from redis_botsession.embedded import LocalServer, ServerFailed
-from redis_botsession.keys import Keys
 
-from .scripted import Scripted
-from .servers import CI, SERVERS, Server
+from .support.scripted import Scripted
+from .support.servers import CI, SERVERS, Server
 
 pytest.register_assert_rewrite("redis_botsession.testing")
 

@@ -17,12 +17,12 @@ from aiogram.exceptions import DataNotDictLikeError
 from aiogram.fsm.state import State
 from aiogram.fsm.storage.base import DEFAULT_DESTINY, BaseEventIsolation, BaseStorage, StateType, StorageKey
 
-from ..adapting import STATE, Names, channel_of, parts_of
+from .._codec.codec import Codec
 from ..base import BotSessionStore
-from ..codec import Codec
 from ..command_store import CommandStore
 from ..leases import DEFAULT_LEASE, Leases
 from ..store import SessionStore
+from ._ids import STATE, Names, channel_of, parts_of
 
 
 def ids_of(key: StorageKey) -> tuple[str, str]:

@@ -26,13 +26,13 @@ from microsoft_agents.hosting.core.state.agent_state import CachedAgentState
 from microsoft_agents.hosting.core.storage import Storage, StoreItem
 from microsoft_agents.hosting.core.storage.telemetry import spans
 
-from ..adapting import Names
+from .._session.changes import Changes, Snapshot
+from .._session.record import BotSession
+from .._session.times import TTL
 from ..base import DEFAULT_ATTEMPTS, BotSessionStore
-from ..changes import Changes, Snapshot
 from ..errors import SessionGone, VersionConflict
-from ..session import BotSession
 from ..store import SessionStore
-from ..times import TTL
+from ._ids import Names
 
 logger = logging.getLogger("redis_botsession")
 

@@ -24,14 +24,13 @@ from telebot.asyncio_storage import StateStorageBase as AsyncStateStorageBase
 from telebot.storage import StateStorageBase
 
 from .. import sync
-from ..adapting import STATE, Names, channel_of
+from .._codec.codec import Codec
+from .._session.live import BotSessionHelper
+from .._session.record import BotSession, Id
 from ..base import BotSessionStore
-from ..codec import Codec
 from ..errors import SessionGone
-from ..helper import BotSessionHelper
-from ..keys import Id
-from ..session import BotSession
 from ..store import SessionStore
+from ._ids import STATE, Names, channel_of
 
 logger = logging.getLogger("redis_botsession")
 

@@ -24,15 +24,15 @@ from typing import Any, Self
 
 from telegram.ext import BasePersistence, ConversationHandler, PersistenceInput
 
-from ..adapting import channel_of
+from .._session.changes import Changes
+from .._session.record import Loaded
+from .._session.times import TTL
 from ..base import BotSessionStore
-from ..changes import Changes
-from ..copies import Copy, Data, Packed, Packer
 from ..errors import CorruptSession, SessionGone, SessionTooLarge
-from ..pending import Address, Pending, batches
-from ..session import Loaded
 from ..store import SessionStore
-from ..times import TTL
+from ._ids import channel_of
+from ._merge import Copy, Data, Packed, Packer
+from ._write_queue import Address, Pending, batches
 
 logger = logging.getLogger("redis_botsession")
 

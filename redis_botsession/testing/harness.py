@@ -10,8 +10,8 @@ from typing import Any, cast
 from uuid import UUID
 from zoneinfo import ZoneInfo
 
+from .._session.record import BotSession
 from ..base import BotSessionStore
-from ..session import BotSession
 
 #: Seconds within which what must happen has happened, on the slowest machine.
 PATIENCE = 30.0

@@ -8,10 +8,10 @@ from typing import Any, cast
 
 import pytest
 
+from .._codec.walk import MAX_DEPTH
+from .._session.record import BotSession
 from ..base import BotSessionStore
 from ..errors import SerializationError, SessionTooLarge
-from ..packing import MAX_DEPTH
-from ..session import BotSession
 from .harness import HOUR, ODD_IDS, VALUES, Harness, check, load
 
 

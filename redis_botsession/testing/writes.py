@@ -9,9 +9,9 @@ from typing import Any, cast
 
 import pytest
 
+from .._session.record import BotSession
 from ..base import BotSessionStore
 from ..errors import SerializationError, SessionGone, SessionTooLarge, VersionConflict
-from ..session import BotSession
 from .harness import HOUR, Harness, check, load
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ..servers import SERVERS
+from ..support.servers import SERVERS
 from .matrix import MATRIX, Matrix
 from .workload import SEED
 

@@ -20,7 +20,7 @@ from redis_botsession import SessionStore
 from redis_botsession.embedded import LocalServer
 from redis_botsession.testing.harness import eventually
 
-from ..processes import paused
+from ..support.processes import paused
 from .proxy import SteeredProxy
 from .workload import Workload
 

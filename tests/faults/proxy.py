@@ -6,7 +6,7 @@ import asyncio
 import random
 from itertools import pairwise
 
-from ..proxy import READ_SIZE, Passage, Proxy
+from ..support.proxy import READ_SIZE, Passage, Proxy
 
 #: One-byte pieces at the beginning of what comes in pieces, at most.
 CRUMBS = 40

@@ -12,10 +12,10 @@ import pytest
 import redis
 
 from redis_botsession import BotSession, OutcomeUnknown, SessionStore
+from redis_botsession._session.record import Id
 from redis_botsession.embedded import LocalServer, find_server
-from redis_botsession.keys import Id
 
-from ..streams import ShiftingPipeline
+from ..support.streams import ShiftingPipeline
 from .faults import Ground, kill
 from .proxy import SteeredProxy
 from .workload import SEED, Workload
@@ -141,7 +141,7 @@ async def test_a_connection_that_gives_up_the_slots_of_cancelled_callers_is_foun
     newest_url: str, prefix: str, seed: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr("redis_botsession.connection.Pipeline", ShiftingPipeline)
+        patch.setattr("redis_botsession._transport.connection.Pipeline", ShiftingPipeline)
         workload = await work(SessionStore, newest_url, prefix, seed, cancels=0.1)
     # Another's reply is no reply to this call, or is an answer that is not true.
     assert workload.errors or await violations_of(workload, newest_url, prefix)

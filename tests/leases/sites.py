@@ -12,7 +12,7 @@ from typing import Any, Self
 import redis.asyncio
 
 from redis_botsession import SessionStore
-from redis_botsession.keys import Keys
+from redis_botsession._protocol.layout import Keys
 from redis_botsession.leases import Leases
 from redis_botsession.testing.harness import PATIENCE, eventually
 

@@ -12,14 +12,15 @@ import pytest
 import redis.asyncio
 from redis.backoff import ConstantBackoff
 
-from redis_botsession import BotSession, MemorySessionStore, SessionStore, listener
+from redis_botsession import BotSession, MemorySessionStore, SessionStore
+from redis_botsession._protocol.layout import Keys
+from redis_botsession._transport import pubsub as listener
 from redis_botsession.command_store import CommandStore
-from redis_botsession.keys import Keys
 from redis_botsession.leases import Leases
 from redis_botsession.testing.harness import ODD_IDS, eventually
 
-from ..proxy import READ_SIZE, LosingProxy, Passage, Proxy
-from ..test_custom_store import SQLiteStore
+from ..store.test_custom_store import SQLiteStore
+from ..support.proxy import READ_SIZE, LosingProxy, Passage, Proxy
 from .sites import Server, Site, has_keys, site
 
 # --- one at a time, in order

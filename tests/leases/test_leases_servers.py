@@ -13,16 +13,17 @@ import pytest
 import redis.asyncio
 from redis.crc import key_slot
 
-from redis_botsession import SessionStore, listener
+from redis_botsession import SessionStore
+from redis_botsession._transport import pubsub as listener
 from redis_botsession.embedded import LocalServer
 from redis_botsession.leases import Leases
 from redis_botsession.testing.harness import eventually
 
-from ..processes import free_port, kill, paused
-from ..servers import SERVERS, locate_or_skip
-from ..test_least_privilege import CLUSTER, RULE, refused
-from ..test_refusals import as_user
-from ..topologies import ClusterServers, SentinelServers
+from ..store.test_least_privilege import CLUSTER, RULE, refused
+from ..store.test_refusals import as_user
+from ..support.processes import free_port, kill, paused
+from ..support.servers import SERVERS, locate_or_skip
+from ..support.topologies import ClusterServers, SentinelServers
 from .sites import Elsewhere, Server, Site, site
 
 PROCESSES = 4

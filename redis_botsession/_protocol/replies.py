@@ -1,0 +1,215 @@
+"""What replies mean: results, or this package's errors. Nothing here does I/O."""
+
+from __future__ import annotations
+
+import enum
+import re
+from itertools import chain
+from typing import Any, Final
+
+from redis.exceptions import OutOfMemoryError, ReadOnlyError, ResponseError
+
+from .._codec.codec import Codec
+from .._session.record import BotSession, Loaded
+from .._session.times import from_micros
+from ..errors import CorruptSession, SessionGone, SessionTooLarge, VersionConflict
+from .layout import BORN, CREATED_AT, EXPIRES_AT, OWNER, SIZE, VERSION, Location
+
+_FIRST: Final = [VERSION, SIZE, CREATED_AT, OWNER]
+
+
+#: "Error running script (call to f_...): @user_script:7: @user_script: 7: -READONLY You can't write ..."
+_IN_SCRIPT: Final = re.compile(r"^Error running script .*: -?(READONLY|OOM) (.*)", re.DOTALL)
+_KINDS: Final = {"READONLY": ReadOnlyError, "OOM": OutOfMemoryError}
+
+
+class Status(enum.IntEnum):
+    """The first item of every script's reply."""
+
+    OK = 1
+    REMOVED = 2
+    CONFLICT = -1
+    GONE = -2
+    TOO_LARGE = -3
+    CORRUPT = -4
+    HELD = -5
+
+
+def text_of(key: bytes) -> str:
+    """A key, or the name of a field, for messages."""
+    return key.decode("utf-8", "backslashreplace")
+
+
+def error_of(reply: Exception) -> Exception:
+    """An error reply as its own class: Redis 6.2 gives an error within a script as a generic one, with the real one as text."""
+    if type(reply) is ResponseError and (inner := _IN_SCRIPT.search(str(reply))):
+        code, text = inner.groups()
+        if kind := _KINDS.get(code):
+            error = kind(text)
+            error.__cause__ = reply
+            return error
+    return reply
+
+
+def session_of(address: Location, codec: Codec, max_bytes: int, reply: Any) -> BotSession | None:
+    """The session in the reply to HGETALL; None if there is none.
+
+    Raises:
+        CorruptSession: what is there is not the session of this address, or is damaged.
+        SessionTooLarge: more than ``max_bytes`` bytes.
+    """
+    loaded = _read(address, codec, max_bytes, reply)
+    return None if loaded is None else loaded[0]
+
+
+def loaded_of(address: Location, codec: Codec, max_bytes: int, reply: Any) -> Loaded | None:
+    """The same, with its fields as they are stored."""
+    loaded = _read(address, codec, max_bytes, reply)
+    return None if loaded is None else (loaded[0], dict(zip(loaded[1], loaded[2], strict=True)))
+
+
+def _read(address: Location, codec: Codec, max_bytes: int, reply: Any) -> tuple[BotSession, list[bytes], list[bytes]] | None:
+    # RESP2 gives a flat list, RESP3 a dict.
+    flat: list[bytes] = reply if type(reply) is list else [*chain.from_iterable(reply.items())]
+    if not flat:
+        return None
+    names, packed = flat[::2], flat[1::2]
+    version: bytes | None
+    created: bytes | None
+    owner: bytes | None
+    expires: bytes | None
+    if names[:4] == _FIRST and BORN not in names and EXPIRES_AT not in names:
+        # As the scripts write it. (A server that keeps a long hash otherwise gives its fields in any order.)
+        version, _, created, owner, expires = *packed[:4], None
+        del names[:4], packed[:4]
+    else:
+        fields = dict(zip(names, packed, strict=True))
+        version, created, owner, expires = map(fields.get, (VERSION, CREATED_AT, OWNER, EXPIRES_AT))
+        for name in (VERSION, CREATED_AT, OWNER, EXPIRES_AT, BORN, SIZE):
+            fields.pop(name, None)
+        names, packed = list(fields), list(fields.values())
+    if owner != address.owner:
+        raise _corrupt(address.session, OWNER, "this hash is not the session of this user and channel")
+    if version is None or created is None:
+        raise _corrupt(address.session, VERSION if version is None else CREATED_AT, "it is missing")
+    try:
+        number = int(version)
+        created_at = from_micros(int(created))
+        updated_at = from_micros(number)
+        expires_at = None if expires is None else from_micros(int(expires))
+    except (ValueError, OverflowError) as error:
+        raise _damage(address.session, {VERSION: version, CREATED_AT: created, EXPIRES_AT: expires}) from error
+    data = codec.decode_lists(names, packed, max_bytes=max_bytes, key=address.name)
+    return BotSession(address.user, address.channel, data, created_at, updated_at, expires_at, number), names, packed
+
+
+def version_of(key: bytes, expected: int | None, max_bytes: int, reply: Any) -> int:
+    """The version that a write made; 0 if it removed the session.
+
+    Raises:
+        VersionConflict, SessionGone, SessionTooLarge, CorruptSession: nothing was written.
+    """
+    status, detail = reply
+    if status == Status.OK:
+        return int(detail)
+    if status == Status.REMOVED:
+        return 0
+    if status == Status.TOO_LARGE:
+        raise SessionTooLarge(
+            f"session {text_of(key)} would take {detail:,} bytes, of at most {max_bytes:,}; "
+            "remove keys from it, or raise max_bytes",
+            key=text_of(key),
+            size=detail,
+            limit=max_bytes,
+        )
+    raise _refusal(key, expected, status, detail)
+
+
+def version_left(key: bytes, max_bytes: int, reply: Any) -> int:
+    """The version that removing keys made; 0 if there is no session, whether it was removed or never was.
+
+    Raises:
+        CorruptSession: nothing was written.
+    """
+    return 0 if reply[0] == Status.GONE else version_of(key, None, max_bytes, reply)
+
+
+def merged_of(address: Location, codec: Codec, max_bytes: int, reply: Any) -> BotSession | None:
+    """The session as a write left it; None if that removed it.
+
+    Raises:
+        SessionGone, SessionTooLarge, CorruptSession: nothing was written.
+        CorruptSession, SessionTooLarge: also where what is there now does not decode, or is still too large; then the write
+            is done.
+    """
+    if version_of(address.session, None, max_bytes, reply[:2]) == 0:
+        return None
+    return session_of(address, codec, max_bytes, reply[2])
+
+
+def was_there(key: bytes, expected: int | None, reply: Any) -> bool:
+    """Whether there was a session to touch or to delete.
+
+    Raises:
+        VersionConflict, CorruptSession: nothing was done.
+    """
+    status, detail = reply
+    if status in (Status.OK, Status.GONE):
+        return bool(status == Status.OK)
+    raise _refusal(key, expected, status, detail)
+
+
+def held_for(reply: Any) -> float | None:
+    """For how many seconds another has the lease yet; None if it is ours now."""
+    status, ms = reply
+    return ms / 1000 if status == Status.HELD else None
+
+
+def is_awaited(reply: Any) -> bool | None:
+    """Whether somebody waits for the lease that was given back; None if it was not ours any more."""
+    status, waiting = reply
+    return bool(waiting) if status == Status.OK else None
+
+
+def count_of(reply: Any) -> int:
+    """How many sessions ``clear`` has removed."""
+    return int(reply[1])
+
+
+def _refusal(key: bytes, expected: int | None, status: int, detail: Any) -> Exception:
+    name = text_of(key)
+    if status == Status.CONFLICT and expected is not None:
+        now = f"is at version {detail}" if detail else "does not exist"
+        return VersionConflict(
+            f"session {name} {now}, expected was {expected}; nothing was written. "
+            "Load it again and decide anew, or use modify()",
+            key=name,
+            expected=expected,
+            actual=detail,
+        )
+    if status == Status.GONE:
+        return SessionGone(
+            f"session {name} was deleted or has expired since it was loaded; nothing was written. "
+            "Load it again to start a new one",
+            key=name,
+        )
+    if status == Status.CORRUPT:
+        return _corrupt(key, detail, "this hash was not written by this package, or was damaged")
+    return RuntimeError(f"session {name}: a script answered {status!r}, {detail!r}; this is a bug, please report it")
+
+
+def _corrupt(key: bytes, field: bytes, reason: str) -> CorruptSession:
+    name, label = text_of(key), text_of(field)
+    return CorruptSession(f"session {name}: field {label}: {reason}; delete the session, or set it anew", key=name, field=label)
+
+
+def _damage(key: bytes, times: dict[bytes, bytes | None]) -> CorruptSession:
+    """Which of these fields is no time, and why."""
+    for field, raw in times.items():
+        try:
+            from_micros(int(raw or 0))
+        except ValueError:
+            return _corrupt(key, field, "it is not a number")
+        except OverflowError:
+            break
+    return _corrupt(key, field, "it is not a time")

@@ -1,0 +1,1 @@
+"""Gets commands to servers, and replies back."""

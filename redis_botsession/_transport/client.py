@@ -1,0 +1,204 @@
+"""Runs commands on a redis-py asyncio client."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+import redis
+import redis.asyncio
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import NoScriptError, ReadOnlyError, ResponseError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+
+from .._protocol.commands import Argument, Command, outcome_unknown
+from .._protocol.durability import Durability, unproven
+from .._protocol.replies import error_of
+from .executor import Executor, Guard
+
+T = TypeVar("T")
+
+#: Connections that a client executor uses at once; more make one Python process no faster.
+MAX_CONCURRENCY = 32
+
+
+class ClientExecutor:
+    """Runs commands on a redis-py asyncio client.
+
+    The client is used for what it knows (addresses, TLS, AUTH, database, its connections), not for its ``execute_command``:
+    that sends a command again, by default ten times, when a connection is lost, and a write may then be applied ten times.
+
+    Callers beyond ``max_concurrency`` wait for their turn, in order; they get no "Too many connections".
+
+    Args:
+        client: A ``redis.asyncio.Redis`` (``Sentinel.master_for`` gives one, too) or fakeredis's ``FakeAsyncRedis``.
+        durability: What has to vouch for each write; None: nothing.
+        max_concurrency: Connections used at once; default: 32, or what the client's pool has if that is less.
+
+    Raises:
+        TypeError: the client is a synchronous one, or none at all.
+        ValueError: the client decodes replies, or waits for them no longer than the server waits for replicas and disks.
+    """
+
+    def __init__(self, client: Any, durability: Durability | None = None, *, max_concurrency: int = MAX_CONCURRENCY) -> None:
+        self._check(client)
+        silence = client.connection_pool.connection_kwargs.get("socket_timeout")
+        if durability is not None and silence is not None:
+            durability.check_within(silence)
+        self._client = client
+        self._durability = durability
+        self._limit = min(max_concurrency, client.connection_pool.max_connections)
+        self._pool, self._slots, self._guard = self._ways(client)
+
+    async def run(self, command: Command[T]) -> T:
+        (result,) = await self.run_many((command,))
+        return result  # type: ignore[no-any-return] # a list of one: what this command's parse gives
+
+    async def run_many(self, commands: Sequence[Command[Any]]) -> list[Any]:
+        self._guard.enter()
+        async with self._slots:
+            replies = await self._send(commands, [command.args for command in commands])
+            unknown = [n for n, reply in enumerate(replies) if isinstance(reply, NoScriptError) and commands[n].script]
+            if unknown:
+                missing = [commands[n] for n in unknown]
+                again = await self._send(missing, [command.with_source().args for command in missing])
+                for n, reply in zip(unknown, again, strict=True):
+                    replies[n] = reply
+        for reply in replies:
+            if isinstance(reply, Exception):
+                raise reply
+        return [command.parse(reply) for command, reply in zip(commands, replies, strict=True)]
+
+    async def primaries(self) -> Sequence[Executor]:
+        return [self]
+
+    async def listen(self) -> Any:
+        self._guard.enter()
+        # None of the pool's: it would be missing there.
+        connection = self._client.connection_pool.make_connection()
+        await connect(connection)
+        return connection
+
+    async def aclose(self) -> None:
+        if not self._guard.close():
+            return
+        for _ in range(self._limit):
+            await self._slots.acquire()
+
+    async def _send(self, commands: Sequence[Command[Any]], requests: Sequence[tuple[Argument, ...]]) -> list[Any]:
+        """One round trip; error replies are returned. Sent once more if the connection was lost and that does no harm."""
+        may_resend = all(command.resend for command in commands)
+        durability = self._durability if any(command.is_durable for command in commands) else None
+        if durability is not None:
+            requests = [*requests, durability.request()]
+        pool = self._pool
+        cancellations = _cancellations()
+        for is_last in (False, True):
+            # Nothing has been sent while this fails: its errors are as they are.
+            connection = await pool.get_connection()
+            try:
+                replies = await _exchange(connection, requests, cancellations)
+                return replies if durability is None else _proven(durability, commands, replies)
+            except (RedisConnectionError, RedisTimeoutError, OSError) as error:
+                if _is_reply(error):
+                    raise
+                if not may_resend:
+                    raise outcome_unknown(next(command for command in commands if not command.resend), error) from error
+                if is_last:
+                    raise
+            finally:
+                await pool.release(connection)
+        raise AssertionError("unreachable")
+
+    def _ways(self, client: Any) -> tuple[Any, Any, Guard]:
+        """The pool of connections, the semaphore that bounds how many are used, and what says where the store may be used."""
+        return client.connection_pool, asyncio.Semaphore(self._limit), Guard()
+
+    def _check(self, client: Any) -> None:
+        """Raises what the class raises."""
+        name = type(client).__name__
+        if isinstance(client, redis.Redis | redis.RedisCluster):
+            raise TypeError(
+                f"{name} is a synchronous client; SessionStore needs redis.asyncio.Redis (or SessionStore.from_url). "
+                "For synchronous code there is redis_botsession.sync.SessionStore"
+            )
+        if not isinstance(client, redis.asyncio.Redis):
+            raise no_client("redis.asyncio.Redis", client)
+        check_encoding(client)
+
+
+async def connect(connection: Any) -> None:
+    """Connects a connection of redis-py's, or leaves none."""
+    try:
+        await connection.connect()
+    except BaseException:
+        await connection.disconnect(nowait=True)
+        raise
+
+
+async def _exchange(connection: Any, requests: Sequence[tuple[Argument, ...]], cancellations: int) -> list[Any]:
+    replies: list[Any] = []
+    try:
+        _raise_if_cancelled(cancellations)
+        await connection.send_packed_command(connection.pack_commands(requests))
+        _raise_if_cancelled(cancellations)
+        for _ in requests:
+            try:
+                replies.append(await connection.read_response(disable_decoding=True))
+            except ResponseError as error:
+                replies.append(error_of(error))
+    except BaseException:
+        # Lost, cancelled, or interrupted by a signal (whose handler may raise what looks like a lost connection, TimeoutError
+        # for one): a reply may be under way, and the connection is not for others.
+        await connection.disconnect(nowait=True)
+        raise
+    if any(isinstance(reply, ReadOnlyError) for reply in replies):
+        # Behind Sentinel the next connection leads to the new primary; on 6.2 redis-py does not notice.
+        await connection.disconnect()
+    return replies
+
+
+def _proven(durability: Durability, commands: Sequence[Command[Any]], replies: list[Any]) -> list[Any]:
+    *answers, proof = replies
+    if shortfall := durability.shortfall(proof):
+        for n, (command, answer) in enumerate(zip(commands, answers, strict=True)):
+            if command.is_durable and not isinstance(answer, Exception):
+                answers[n] = unproven(command, answer, shortfall, proof) or answer
+    return answers
+
+
+def _cancellations() -> int:
+    """How often this task has been asked to cancel."""
+    if asyncio._get_running_loop() is None:
+        return 0
+    task = asyncio.current_task()
+    return task.cancelling() if task else 0
+
+
+def _raise_if_cancelled(before: int) -> None:
+    # redis-py sends within asyncio.wait_for, which before Python 3.12 loses a cancellation that comes as the sending is done
+    # (https://github.com/python/cpython/issues/86296).
+    if _cancellations() > before:
+        raise asyncio.CancelledError
+
+
+def _is_reply(error: Exception) -> bool:
+    """Whether the server said it (LOADING, NOAUTH): redis-py makes subclasses of its ConnectionError of these replies."""
+    return isinstance(error, RedisConnectionError) and type(error) is not RedisConnectionError
+
+
+def check_encoding(client: Any) -> None:
+    """Raises ``ValueError`` for a client that decodes replies."""
+    if client.connection_pool.connection_kwargs.get("decode_responses"):
+        raise ValueError(
+            "the client has decode_responses=True, but sessions hold bytes that are not text; "
+            "give SessionStore a client without it"
+        )
+
+
+def no_client(wanted: str, given: Any) -> TypeError:
+    """What is raised for something that is no client of the kind that is wanted."""
+    if isinstance(given, str | bytes):
+        return TypeError("SessionStore takes a client; for a URL use SessionStore.from_url")
+    return TypeError(f"SessionStore needs a {wanted}, not {type(given).__name__}")

@@ -1,0 +1,417 @@
+"""Runs commands on a Redis Cluster: each on the primary of its slot, wherever that moves.
+
+https://redis.io/docs/latest/operate/oss_and_stack/reference/cluster-spec/#redirection-and-resharding
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from functools import partial
+from typing import Any, Self, TypeVar
+
+from redis.asyncio import RedisCluster
+from redis.backoff import ExponentialWithJitterBackoff
+from redis.exceptions import AskError, ClusterDownError, MovedError, TryAgainError
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+
+from .._protocol.commands import Command
+from .executor import Executor
+from .link import is_final
+from .options import HostPort, Target
+from .pipeline import Call, copy_of
+from .server import Lanes, Pipelined, Wiring
+from .slot_map import SLOTS, SlotRange, parse_slots
+
+logger = logging.getLogger("redis_botsession")
+
+T = TypeVar("T")
+
+#: Seconds before a call is tried again that no server would take.
+BACKOFF = ExponentialWithJitterBackoff(base=0.01, cap=0.25)
+#: Seconds between two looks at the map of slots, at least.
+PAUSE = 0.1
+#: Seconds that a node gets to tell its map before another one is asked as well.
+PATIENCE = 0.3
+#: How often MOVED is followed at once; then there is a pause before each time.
+FAST_DETOURS = 4
+
+
+class _Node:
+    """A primary, and what calls need to be sent there."""
+
+    def __init__(self, owner: ClusterExecutor, wiring: Wiring, address: HostPort) -> None:
+        host, port = address
+        self.address = address
+        self.lanes = Lanes(wiring, partial(wiring.connect, host=host, port=port), f"{host}:{port}", owner)
+
+    @property
+    def is_stuck(self) -> bool:
+        return any(connection.is_stuck for connection in self.lanes.all)
+
+    async def aclose(self, *, wait: bool = True) -> None:
+        await asyncio.gather(*(connection.aclose(wait=wait) for connection in self.lanes.all))
+
+
+class ClusterExecutor(Pipelined):
+    """Runs commands on the primaries of a Redis Cluster, over pipelined connections to each.
+
+    A call that a node does not serve (``MOVED``, ``ASK``, ``TRYAGAIN``, ``CLUSTERDOWN``, a node that cannot be reached) was not
+    run there: it goes on its way to another one, until its deadline.
+
+    Args:
+        wiring: How each node is connected to.
+        seeds: Nodes to ask first who serves what.
+        remap: From the address by which nodes know each other to that by which they are reached from here.
+    """
+
+    def __init__(self, wiring: Wiring, seeds: Sequence[HostPort], remap: Callable[[HostPort], HostPort] | None = None) -> None:
+        super().__init__()
+        self._wiring = wiring
+        self._seeds = list(seeds)
+        self._remap = remap or (lambda address: address)
+        self._loop: asyncio.AbstractEventLoop
+        self._slots: list[_Node | None] = [None] * SLOTS
+        self._nodes: dict[HostPort, _Node] = {}
+        self._known: set[HostPort] = set(seeds)
+        self._waiting: dict[Call, tuple[asyncio.TimerHandle, Exception]] = {}
+        self._looking: asyncio.Task[None] | None = None
+        self._closing: set[asyncio.Task[None]] = set()
+        self._is_look_due = False
+        # Why there is no map, and whether it helps nobody to wait for one.
+        self._trouble: Exception | None = None
+        self._is_hopeless = False
+        self._is_closed = False
+
+    @classmethod
+    def from_target(cls, target: Target, options: Mapping[str, Any]) -> Self:
+        """An executor for ``redis+cluster://``.
+
+        Args:
+            target: What the URL says; that wins over ``options``.
+            options: All that ``Wiring.of`` takes, and ``address_remap``, as redis-py's ``RedisCluster`` takes it.
+
+        Raises:
+            TypeError: an option that does not exist.
+            ValueError: a number that is out of range, or ``decode_responses``.
+        """
+        all_options = {**options, **target.options}
+        remap = all_options.pop("address_remap", None)
+        if remap is not None and not callable(remap):
+            raise TypeError(f"address_remap must be a function, not {type(remap).__name__}")
+        return cls(Wiring.of(all_options), target.seeds, remap)
+
+    @classmethod
+    def from_client(cls, client: RedisCluster, options: Mapping[str, Any]) -> Self:
+        """An executor with connections of its own to the cluster of a client, made as that makes its own.
+
+        The client's are not used: its redirection sends ``ASKING`` and the command over two connections of its pool.
+
+        Args:
+            client: Its nodes, credentials, TLS and timeouts are taken over.
+            options: All that ``Wiring.of`` takes; what the client says wins.
+
+        Raises:
+            ValueError: a client with ``decode_responses=True``.
+        """
+        seeds = list(client.nodes_manager.startup_nodes.values())
+        ours = {"response_callbacks", "himport_registry", "max_connections", "redis_connect_func", "event_dispatcher"}
+        ours |= {"maint_notifications_config", "oss_cluster_maint_notifications_handler"}
+        theirs = {name: value for name, value in client.connection_kwargs.items() if name not in ours and value is not None}
+        wiring = Wiring.of({**options, **theirs})
+        return cls(wiring, [(node.host, int(node.port)) for node in seeds], client.nodes_manager.address_remap)
+
+    async def primaries(self) -> Sequence[Executor]:
+        """One executor for each primary.
+
+        Raises:
+            redis.exceptions.RedisError: there are not primaries for all slots, or no node tells of them.
+        """
+        self._enter()
+        # Where nobody answers, the map that there is has to do.
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._wiring.settings.timeout):
+                await self._look_once()
+                while None in self._slots and not self._is_hopeless:
+                    await asyncio.sleep(PAUSE)
+                    await self._look_once()
+        if None in self._slots:
+            raise copy_of(self._trouble or self._unserved(self._slots.index(None)))
+        return [_OnNode(self, node.address) for node in dict.fromkeys(self._slots) if node is not None]
+
+    async def listen(self) -> Any:
+        """Leads to any node: what is published goes to all of them."""
+        self._enter()
+        trouble: Exception = RedisConnectionError("this cluster has no nodes")
+        for host, port in random.sample(list(self._known), len(self._known)):
+            try:
+                connection = await self._wiring.connect(host=host, port=port)
+            except (RedisConnectionError, RedisTimeoutError, OSError) as error:
+                trouble = error
+            else:
+                self._listening.add(connection)
+                self._listen_only_to(self._known)
+                return connection
+        raise trouble
+
+    async def aclose(self) -> None:
+        self._guard.close()
+        try:
+            while pending := [*self._pending(), *self._closing]:
+                await asyncio.wait(pending)
+        finally:
+            self._is_closed = True
+            closed = RedisConnectionError("closed by aclose()")
+            for call, (timer, _) in self._waiting.items():
+                timer.cancel()
+                _tell(call, closed)
+            self._waiting.clear()
+            nodes, self._nodes = self._nodes, {}
+            ends = [*self._closing, *([self._looking] if self._looking else [])]
+            for end in ends:
+                end.cancel()
+            await asyncio.gather(*ends, *(node.aclose(wait=False) for node in nodes.values()), return_exceptions=True)
+
+    # --- calls
+
+    def _call(self, command: Command[Any]) -> asyncio.Future[Any]:
+        if asyncio._get_running_loop() is not self._guard.loop:
+            self._enter()
+        node = self._slots[command.slot]
+        if node is not None:
+            return node.lanes.of(command).call(command)
+        return self._submit(Call(command, self._loop.create_future(), self._deadline()))
+
+    def on_node(self, command: Command[Any], address: HostPort) -> asyncio.Future[Any]:
+        """Sends a command that is about one node."""
+        self._enter()
+        call = Call(command, self._loop.create_future(), self._deadline())
+        call.server = address
+        return self._submit(call)
+
+    def _deadline(self) -> float:
+        return self._loop.time() + self._wiring.settings.timeout
+
+    def _submit(self, call: Call) -> asyncio.Future[Any]:
+        promise: asyncio.Future[Any] = call.promise  # type: ignore[assignment] # made above
+        self._route(call)
+        return promise
+
+    def _route(self, call: Call) -> None:
+        slot = call.command.slot
+        node = self._slots[slot] if call.server is None else self._nodes.get(call.server)
+        if node is not None:
+            node.lanes.of(call.command).submit(call)
+            return
+        if call.server is not None:
+            _tell(call, RedisConnectionError("{}:{} is no primary of this cluster any more; scan again".format(*call.server)))
+            return
+        self._look()
+        self._hold(call, self._trouble or self._unserved(slot))
+
+    def stray(self, call: Call, error: Exception) -> None:
+        """Takes a call that a node does not serve, or that it has not got when it was left."""
+        if self._is_closed:
+            _tell(call, error)
+            return
+        call.is_asking = False
+        call.detours += 1
+        node = self._node_named(error) if isinstance(error, AskError) else None
+        if isinstance(error, MovedError):
+            self._slots[call.command.slot] = node
+            self._look()
+            if node is not None and call.detours <= FAST_DETOURS:
+                node.lanes.of(call.command).submit(call)
+                return
+        elif node is not None:
+            # ASK, always at once: where servers send a call in a circle, there is a MOVED or TRYAGAIN in it.
+            call.is_asking = True
+            node.lanes.of(call.command).submit(call)
+            return
+        elif not isinstance(error, TryAgainError):
+            self._look()
+        self._hold(call, error)
+
+    def troubled(self, error: Exception) -> None:
+        """A connection was lost, or cannot be made: its node may not be the primary of its slots for long."""
+        if not self._is_closed:
+            self._look()
+
+    def _hold(self, call: Call, error: Exception) -> None:
+        """Tries again after a pause."""
+        left = call.deadline - self._loop.time()
+        if left <= 0 or self._is_hopeless:
+            _tell(call, error)
+            return
+        pause = min(BACKOFF.compute(min(call.detours, 16)), left)
+        self._waiting[call] = self._loop.call_later(pause, self._retry, call), error
+
+    def _retry(self, call: Call) -> None:
+        _, error = self._waiting.pop(call)
+        if call.promise.done():
+            return
+        if self._loop.time() >= call.deadline:
+            _tell(call, error)
+        else:
+            call.detours += 1
+            self._route(call)
+
+    def _pending(self) -> list[asyncio.Future[Any]]:
+        held: list[Any] = [call.promise for call in self._waiting if not call.promise.done()]
+        return held + [promise for node in self._nodes.values() for lane in node.lanes.all for promise in lane.pending()]
+
+    # --- who serves what
+
+    def _enter(self) -> None:
+        if self._guard.enter():
+            self._loop = asyncio.get_running_loop()
+
+    def _node(self, address: HostPort) -> _Node:
+        node = self._nodes.get(address)
+        if node is None:
+            node = self._nodes[address] = _Node(self, self._wiring, address)
+        return node
+
+    def _node_named(self, error: AskError) -> _Node | None:
+        """The node that a redirection names; None if it cannot be told."""
+        if error.host and error.host != "?":
+            return self._node(self._remap(error.node_addr))
+        # One that does not know how clients reach it tells the port only, and means the host that was asked.
+        known = [address for address in self._known if address[1] == error.port]
+        return self._node(known[0]) if len(known) == 1 else None
+
+    def _look(self) -> None:
+        """Has the map looked at soon."""
+        self._is_look_due = True
+        if self._looking is None:
+            self._looking = self._loop.create_task(self._keep_looking())
+            self._looking.add_done_callback(self._looked)
+
+    def _looked(self, task: asyncio.Task[None]) -> None:
+        self._looking = None
+
+    async def _keep_looking(self) -> None:
+        """Until nobody asks for it, and no call waits for a node that does not answer."""
+        while self._is_look_due or any(node.is_stuck for node in self._nodes.values()):
+            self._is_look_due = False
+            await self._look_once()
+            await asyncio.sleep(PAUSE)
+
+    async def _look_once(self) -> None:
+        """Asks one node after the other, the next one also while the last one has not answered yet."""
+        known = list(self._known)
+        random.shuffle(known)
+        # Those that answer first.
+        known.sort(key=lambda address: address in self._nodes and self._nodes[address].is_stuck)
+        left = [*known, *(seed for seed in self._seeds if seed not in self._known)]
+        asking: set[asyncio.Task[list[SlotRange]]] = set()
+        troubles: list[Exception] = []
+        try:
+            while left or asking:
+                if left:
+                    asking.add(self._loop.create_task(self._ask(left.pop(0))))
+                patience = PATIENCE if left else None
+                done, asking = await asyncio.wait(asking, timeout=patience, return_when=asyncio.FIRST_COMPLETED)
+                for task in done:
+                    if (error := task.exception()) is not None:
+                        troubles.append(_explained(error))
+                    elif ranges := task.result():
+                        self._trouble, self._is_hopeless = None, False
+                        self._redraw(ranges)
+                        return
+        finally:
+            for task in asking:
+                task.cancel()
+            await asyncio.gather(*asking, return_exceptions=True)
+        self._trouble = next(filter(_is_hopeless, troubles), troubles[-1]) if troubles else None
+        self._is_hopeless = bool(troubles) and all(map(_is_hopeless, troubles))
+        if self._is_hopeless:
+            self._fail()
+
+    async def _ask(self, address: HostPort) -> list[SlotRange]:
+        host, port = address
+        async with asyncio.timeout(self._wiring.settings.timeout):
+            connection = await self._wiring.connect(host=host, port=port)
+            try:
+                await connection.send_command("CLUSTER", "SLOTS")
+                return parse_slots(await connection.read_response(disable_decoding=True), host, self._remap)
+            finally:
+                await connection.disconnect(nowait=True)
+
+    def _redraw(self, ranges: Sequence[SlotRange]) -> None:
+        slots: list[_Node | None] = [None] * SLOTS
+        for first, last, primary, _ in ranges:
+            slots[first : last + 1] = [self._node(primary)] * (last + 1 - first)
+        self._slots = slots
+        self._known = {address for _, _, primary, replicas in ranges for address in (primary, *replicas)}
+        self._listen_only_to(self._known)
+        primaries = {primary for _, _, primary, _ in ranges}
+        for address in [address for address in self._nodes if address not in primaries]:
+            node = self._nodes.pop(address)
+            for connection in node.lanes.all:
+                connection.leave(RedisConnectionError(f"{address[0]}:{address[1]} serves no slots any more"), at_once=False)
+            closing = self._loop.create_task(node.aclose())
+            self._closing.add(closing)
+            closing.add_done_callback(self._closing.discard)
+        for call, (timer, error) in list(self._waiting.items()):
+            if not isinstance(error, TryAgainError):
+                timer.cancel()
+                del self._waiting[call]
+                self._route(call)
+
+    def _unserved(self, slot: int) -> Exception:
+        if any(self._slots):
+            return ClusterDownError(f"no node serves slot {slot}")
+        seeds = ", ".join(f"{host}:{port}" for host, port in self._seeds)
+        return RedisTimeoutError(f"no node of the cluster at {seeds} has told its map of slots yet")
+
+    def _fail(self) -> None:
+        """No map will be had: that is the answer to those who wait for it."""
+        assert self._trouble is not None  # noqa: S101 - for mypy: that is why
+        for call, (timer, _) in list(self._waiting.items()):
+            if self._slots[call.command.slot] is None:
+                timer.cancel()
+                del self._waiting[call]
+                _tell(call, self._trouble)
+
+
+class _OnNode:
+    """Runs commands on one node."""
+
+    def __init__(self, owner: ClusterExecutor, address: HostPort) -> None:
+        self._owner = owner
+        self._address = address
+
+    async def run(self, command: Command[T]) -> T:
+        return command.parse(await self._owner.on_node(command, self._address))
+
+    async def run_many(self, commands: Sequence[Command[Any]]) -> list[Any]:
+        return [await self.run(command) for command in commands]
+
+    async def primaries(self) -> Sequence[Executor]:
+        return [self]
+
+    async def listen(self) -> Any:
+        return await self._owner.listen()
+
+    async def aclose(self) -> None:
+        """Its connections are its owner's."""
+
+
+def _tell(call: Call, error: Exception) -> None:
+    if not call.promise.done():
+        call.promise.set_exception(copy_of(error))
+
+
+def _explained(error: BaseException) -> Exception:
+    # A builtin TimeoutError says nothing.
+    return error if isinstance(error, Exception) and str(error) else RedisTimeoutError("no node told its map of slots in time")
+
+
+def _is_hopeless(error: Exception) -> bool:
+    """Whether a node will never tell its map: a wrong password, no permission, no cluster; or it cannot be read."""
+    return is_final(error) or not isinstance(error, (RedisConnectionError, RedisTimeoutError, OSError))

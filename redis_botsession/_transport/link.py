@@ -1,0 +1,116 @@
+"""The transport of a connection that redis-py has made, taken over.
+
+redis-py connects (addresses, TLS, AUTH, HELLO, SELECT), the scripts are loaded, and then a protocol takes its transport that
+does nothing but hand bytes on: also on uvloop, with TLS and on unix sockets.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from ssl import SSLCertVerificationError, SSLError
+from typing import Any, Protocol
+
+from redis.exceptions import AuthenticationError, AuthorizationError, NoPermissionError, ResponseError
+from redis.exceptions import ConnectionError as RedisConnectionError
+
+from .._protocol.durability import Durability
+from .._protocol.scripts import BINDINGS, LEASES
+from ..errors import SessionError
+
+
+class Owner(Protocol):
+    """Whom a link tells what happens to it."""
+
+    def received(self, link: Link, data: bytes) -> None: ...
+
+    def writable(self, link: Link) -> None: ...
+
+    def gone(self, link: Link, error: Exception | None) -> None: ...
+
+
+def is_final(error: BaseException) -> bool:
+    """Whether no second attempt to connect mends this."""
+    if isinstance(error, (AuthenticationError, AuthorizationError)):
+        return True
+    # What the other side thinks of our certificate, it says in an alert (RFC 8446, section 6.2).
+    tls = error.__context__
+    return isinstance(tls, SSLCertVerificationError) or (
+        isinstance(tls, SSLError) and any(word in (tls.reason or "") for word in ("ALERT_UNKNOWN_CA", "CERTIFICATE"))
+    )
+
+
+class Link(asyncio.Protocol):
+    """The transport of a connection that redis-py has made.
+
+    Attributes:
+        rest: What came with the last of redis-py's replies.
+        closed: Done when the transport is.
+        is_paused: Whether the transport has enough to write.
+    """
+
+    def __init__(self, owner: Owner, writer: asyncio.StreamWriter, rest: bytes) -> None:
+        self._owner = owner
+        # A StreamWriter closes its transport when it is collected.
+        self._writer = writer
+        self.transport: asyncio.WriteTransport = writer.transport
+        self.rest = rest
+        self.closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.is_paused = False
+
+    @classmethod
+    async def open(cls, connection: Any, owner: Owner, durability: Durability | None) -> Link:
+        """Loads the scripts, sees whether the server can vouch for writes, and takes the transport over.
+
+        Those of leases are loaded when they are first called.
+        """
+        try:
+            requests = [("SCRIPT", "LOAD", binding.script.source) for name, binding in BINDINGS.items() if name not in LEASES]
+            last = ("ECHO", "ready") if durability is None else durability.request(within=0)
+            await connection.send_packed_command(connection.pack_commands([*requests, last]))
+            for _ in requests:
+                with suppress(NoPermissionError):  # EVAL will load them
+                    await connection.read_response()
+            try:
+                await connection.read_response()
+            except ResponseError as error:
+                if durability is None:
+                    raise
+                # A replica says to each write where it belongs.
+                if "replica instances" not in str(error):
+                    raise _cannot_vouch(durability, error) from error
+            return cls._take_over(connection, owner)
+        except BaseException:
+            await connection.disconnect(nowait=True)
+            raise
+
+    @classmethod
+    def _take_over(cls, connection: Any, owner: Owner) -> Link:
+        # There is no public way to the transport.
+        reader, writer = connection._reader, connection._writer
+        if writer.transport.is_closing() or reader.at_eof() or connection._parser._reader.has_data():
+            raise RedisConnectionError("the connection was lost while it was made")
+        connection._reader = connection._writer = None
+        link = cls(owner, writer, bytes(reader._buffer))
+        link.transport.set_protocol(link)
+        return link
+
+    def data_received(self, data: bytes) -> None:
+        self._owner.received(self, data)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.closed.set_result(None)
+        self._owner.gone(self, exc)
+
+    def pause_writing(self) -> None:
+        self.is_paused = True
+
+    def resume_writing(self) -> None:
+        self.is_paused = False
+        self._owner.writable(self)
+
+
+def _cannot_vouch(durability: Durability, error: ResponseError) -> SessionError:
+    command = durability.request()[0]
+    what = "fsync=True needs Redis 7.2 or later (or Valkey) with appendonly yes" if durability.fsync else "replicas= needs WAIT"
+    return SessionError(f"this server cannot vouch for writes, so none was sent: {what}; it answers to {command!r}: {error}")

@@ -1,0 +1,216 @@
+"""Runs commands on the primary that Redis Sentinel names, and on the next one after a failover."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, Self
+
+from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import (
+    AuthenticationError,
+    BusyLoadingError,
+    MasterDownError,
+    NoPermissionError,
+    ReadOnlyError,
+    RedisError,
+)
+from redis.exceptions import ConnectionError as RedisConnectionError
+
+from .connection import BACKOFF
+from .options import HostPort, Target
+from .server import PipelinedExecutor, Wiring
+
+logger = logging.getLogger("redis_botsession")
+
+#: Seconds after which the sentinels are asked who the primary is, if they have not said so by themselves.
+POLL = 1.0
+#: Seconds that a sentinel gets to connect or to answer; then the next one is asked.
+PATIENCE = 1.0
+
+
+class SentinelExecutor(PipelinedExecutor):
+    """Runs commands on the primary of a service.
+
+    Sentinels tell of a failover as it happens (``+switch-master``). Connections to the old primary are given up that instant:
+    it may not know yet, and what it still said would be lost.
+
+    Args:
+        wiring: How the primary is connected to.
+        sentinels: Where they are.
+        service: What they call the primary.
+        options: For redis-py's clients of the sentinels.
+    """
+
+    def __init__(self, wiring: Wiring, sentinels: tuple[HostPort, ...], service: str, options: Mapping[str, Any]) -> None:
+        super().__init__(wiring, f"the primary of {service}")
+        self._service = service
+        self._sentinels = [Redis(host=host, port=port, **options) for host, port in sentinels]
+        self._primary: HostPort | None = None
+        self._config_epoch = -1
+        self._watching: list[asyncio.Task[None]] = []
+        self._is_closed = False
+
+    @classmethod
+    def from_target(cls, target: Target, options: Mapping[str, Any]) -> Self:
+        """An executor for ``redis+sentinel://``.
+
+        Args:
+            target: What the URL says; that wins over ``options``.
+            options: All that ``Wiring.of`` takes; ``sentinel_username`` and ``sentinel_password`` for the sentinels.
+
+        Raises:
+            TypeError: an option that does not exist.
+            ValueError: a number that is out of range, or ``decode_responses``.
+        """
+        all_options = {**options, **target.options}
+        theirs = {
+            "username": all_options.pop("sentinel_username", None),
+            "password": all_options.pop("sentinel_password", None),
+            "socket_timeout": PATIENCE,
+            "socket_connect_timeout": PATIENCE,
+            "retry": Retry(NoBackoff(), 0),
+            # It is the class of a TLS connection, if it is one.
+            "ssl": "connection_class" in target.options,
+            **{name: value for name, value in all_options.items() if name.startswith("ssl_")},
+        }
+        wiring = Wiring.of(all_options, retire_on=(BusyLoadingError, MasterDownError, ReadOnlyError))
+        return cls(wiring, target.seeds, target.service, theirs)
+
+    async def listen(self) -> Any:
+        connection = await super().listen()
+        self._listening.add(connection)
+        # It may have been replaced while the connection was made.
+        self._listen_only_to((self._primary,))
+        return connection
+
+    async def aclose(self) -> None:
+        # Elsewhere than in its event loop, this raises, and nothing is touched.
+        self._guard.close()
+        try:
+            await super().aclose()
+        finally:
+            self._is_closed = True
+            watching = self._watching
+            while watching:
+                for task in watching:
+                    task.cancel()
+                # Again: before Python 3.12, asyncio.wait_for, which redis-py uses, can lose a cancellation
+                # (https://github.com/python/cpython/issues/86296).
+                watching = list((await asyncio.wait(watching, timeout=POLL))[1])
+            for sentinel in self._sentinels:
+                await sentinel.aclose()
+
+    def _begin(self) -> None:
+        loop = asyncio.get_running_loop()
+        # All of them: which one leads a failover, and knows first, is not known before.
+        self._watching = [loop.create_task(self._watch(sentinel)) for sentinel in self._sentinels]
+
+    async def _connect(self) -> Any:
+        host, port = await self._discover()
+        connection = await self._wiring.connect(host=host, port=port)
+        try:
+            await self._check_role(connection, f"{host}:{port}")
+        except BaseException:
+            await connection.disconnect(nowait=True)
+            raise
+        return connection
+
+    async def _check_role(self, connection: Any, address: str) -> None:
+        await connection.send_command("ROLE")
+        with suppress(NoPermissionError):
+            role, *_ = await connection.read_response(disable_decoding=True)
+            if role != b"master":
+                raise RedisConnectionError(f"{address} is no primary, though sentinels name it as that of {self._service}")
+
+    async def _discover(self) -> HostPort:
+        """Asks all sentinels, until most of them agree.
+
+        Raises:
+            redis.exceptions.ConnectionError: none knows a primary that is up.
+            redis.exceptions.RedisError: all refuse to tell.
+        """
+        asking = [asyncio.ensure_future(sentinel.sentinel_master(self._service)) for sentinel in self._sentinels]
+        views: Counter[HostPort] = Counter()
+        epochs: dict[HostPort, int] = {}
+        troubles: list[Exception] = []
+        try:
+            for answer in asyncio.as_completed(asking):
+                try:
+                    view = _View.of(await answer)
+                except (RedisError, OSError) as error:
+                    troubles.append(error)
+                    continue
+                if view is None:
+                    continue
+                views[view.primary] += 1
+                epochs[view.primary] = max(view.config_epoch, epochs.get(view.primary, -1))
+                if views[view.primary] > len(asking) // 2:
+                    # Even if its epoch is lower than what we knew: sentinels may have been set up anew.
+                    self._adopt(view.primary, epochs[view.primary])
+                    return view.primary
+        finally:
+            for task in asking:
+                task.cancel()
+            await asyncio.gather(*asking, return_exceptions=True)
+        if not views:
+            if troubles and all(isinstance(error, (NoPermissionError, AuthenticationError)) for error in troubles):
+                raise troubles[0]
+            reasons = "; ".join(str(error) or type(error).__name__ for error in troubles)
+            raise RedisConnectionError(f"no sentinel names {self._address}: {reasons or 'it is down'}")
+        # The latest; of equals the one that is known, or else always the same.
+        primary = max(epochs, key=lambda address: (epochs[address], address == self._primary, address))
+        if epochs[primary] > self._config_epoch or self._primary is None:
+            self._adopt(primary, epochs[primary])
+        return self._primary or primary
+
+    async def _watch(self, sentinel: Redis) -> None:
+        failures = 0
+        while not self._is_closed:
+            try:
+                async with sentinel.pubsub() as pubsub:
+                    await pubsub.subscribe("+switch-master")
+                    while not self._is_closed:
+                        view = _View.of(await sentinel.sentinel_master(self._service))
+                        # One that has missed the last failover still tells of that before.
+                        if view is not None and (self._primary is None or view.config_epoch > self._config_epoch):
+                            self._adopt(view.primary, view.config_epoch)
+                        failures = 0
+                        await pubsub.get_message(ignore_subscribe_messages=True, timeout=POLL)
+            except Exception as error:  # noqa: BLE001 - whatever a sentinel says, the next failover is not to be missed
+                logger.debug("a sentinel of %s does not answer: %s", self._service, error)
+            failures += 1
+            await asyncio.sleep(BACKOFF.compute(failures))
+
+    def _adopt(self, primary: HostPort, config_epoch: int) -> None:
+        self._config_epoch = config_epoch
+        before, self._primary = self._primary, primary
+        if before == primary or self._lanes is None:
+            return
+        self._listen_only_to((primary,))
+        if before is not None:
+            logger.warning("the primary of %s is now %s:%d, no longer %s:%d", self._service, *primary, *before)
+        for connection in self._lanes.all:
+            connection.leave(RedisConnectionError(f"{self._address} is now {primary[0]}:{primary[1]}"), at_once=True)
+
+
+@dataclass(frozen=True, slots=True)
+class _View:
+    """What a sentinel says of the primary; each failover has a greater ``config_epoch``."""
+
+    primary: HostPort
+    config_epoch: int
+
+    @classmethod
+    def of(cls, state: Any) -> _View | None:
+        """None if it is down, as far as that sentinel knows."""
+        # While a failover goes on, its leader tells of the old primary in the epoch of the new one.
+        if state["is_sdown"] or state["is_odown"] or "failover_in_progress" in state["flags"]:
+            return None
+        return cls((state["ip"], state["port"]), state["config-epoch"])

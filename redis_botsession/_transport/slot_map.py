@@ -1,0 +1,34 @@
+"""Who serves which slots of a Redis Cluster, as CLUSTER SLOTS tells it. Nothing here does I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final
+
+from .options import HostPort
+
+#: Hash slots of every cluster.
+SLOTS: Final = 16384
+
+#: First slot, last slot, the primary, its replicas.
+SlotRange = tuple[int, int, HostPort, tuple[HostPort, ...]]
+
+
+def parse_slots(reply: Any, asked: str, remap: Callable[[HostPort], HostPort] = lambda address: address) -> list[SlotRange]:
+    """The ranges in the reply to CLUSTER SLOTS (https://redis.io/docs/latest/commands/cluster-slots/).
+
+    Args:
+        reply: Not decoded.
+        asked: The host that was asked: a node that does not know how clients reach it means this one.
+        remap: From what the nodes say to where they are reached.
+    """
+    ranges = []
+    for first, last, *nodes in reply:
+        primary, *replicas = (remap(_address(node, asked)) for node in nodes)
+        ranges.append((int(first), int(last), primary, tuple(replicas)))
+    return ranges
+
+
+def _address(node: Any, asked: str) -> HostPort:
+    host, port = node[0], node[1]
+    return (host.decode() if host and host != b"?" else asked), int(port)

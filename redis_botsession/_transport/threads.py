@@ -1,0 +1,217 @@
+"""Runs the asynchronous code of the stores without an event loop: what it awaits blocks the thread instead.
+
+So the synchronous store has no semantics of its own. Nothing here is awaited in the end: each coroutine runs through at once.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import AsyncIterator, Awaitable, Iterable, Iterator
+from contextlib import suppress
+from queue import Empty, SimpleQueue
+from typing import Any, Final, TypeVar
+from weakref import WeakSet, WeakValueDictionary
+
+import redis
+
+from .._protocol.commands import Argument
+from ..errors import SessionError
+from .client import ClientExecutor, check_encoding, no_client
+from .executor import Guard
+
+T = TypeVar("T")
+
+#: Seconds that ``close`` gives to what is in flight.
+CLOSING: Final = 5.0
+
+_SUSPENDED = "a coroutine was suspended where nothing waits for anything; this is a bug, please report it"
+
+
+def run(awaitable: Awaitable[T]) -> T:
+    """What ``awaitable`` gives, all of it in this call."""
+    steps = awaitable.__await__()
+    try:
+        next(steps)
+    except StopIteration as done:
+        result: T = done.value
+        return result
+    raise AssertionError(_SUSPENDED)
+
+
+def iterate(items: AsyncIterator[T]) -> Iterator[T]:
+    """The items of an asynchronous iterator."""
+    while True:
+        try:
+            item = run(items.__anext__())
+        except StopAsyncIteration:
+            return
+        yield item
+
+
+class BlockingExecutor(ClientExecutor):
+    """Runs commands on a redis-py synchronous client, in any thread: at most as many at once as ``max_concurrency``.
+
+    Everything else is as in ``ClientExecutor``.
+
+    Args:
+        client: A ``redis.Redis``; ``Sentinel.master_for`` gives one, too.
+        durability: As there.
+        max_concurrency: As there.
+
+    Raises:
+        TypeError: the client is an asynchronous one, that of a cluster, or none at all.
+        ValueError: as there.
+    """
+
+    def _ways(self, client: Any) -> tuple[Any, Any, Guard]:
+        return _Pool(client.connection_pool), _Slots(self._limit), _ThreadGuard()
+
+    async def aclose(self) -> None:
+        if self._guard.close():
+            self._slots.take_all(CLOSING)
+
+    def _check(self, client: Any) -> None:
+        name = type(client).__name__
+        if isinstance(client, redis.asyncio.Redis | redis.asyncio.RedisCluster):
+            raise TypeError(
+                f"{name} is an asynchronous client; redis_botsession.sync.SessionStore needs redis.Redis. "
+                "For asyncio there is redis_botsession.SessionStore"
+            )
+        if isinstance(client, redis.RedisCluster):
+            raise TypeError(
+                "the synchronous SessionStore runs on one server or behind Sentinel; for a cluster use the other one"
+            )
+        if not isinstance(client, redis.Redis):
+            raise no_client("redis.Redis", client)
+        check_encoding(client)
+
+
+class Turn:
+    """A lock of threads, in the shape of asyncio's."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+
+    async def __aenter__(self) -> None:
+        self._lock.acquire()
+
+    async def __aexit__(self, *_: object) -> None:
+        self._lock.release()
+
+
+# One turn at a time for each session and store; a lock lives as long as somebody holds or awaits it.
+_turns: WeakValueDictionary[tuple[int, str], Turn] = WeakValueDictionary()
+_turns_lock = threading.Lock()
+
+
+def turn_at(place: tuple[int, str]) -> Turn:
+    """The turn at one session of one store."""
+    with _turns_lock:
+        return _turns.setdefault(place, Turn())
+
+
+_all_slots: WeakSet[_Slots] = WeakSet()
+
+
+def _after_fork() -> None:
+    """The threads that held or awaited something are not in the child."""
+    global _turns, _turns_lock
+    _turns, _turns_lock = WeakValueDictionary(), threading.Lock()
+    for slots in list(_all_slots):
+        slots.refill()
+
+
+os.register_at_fork(after_in_child=_after_fork)
+
+
+class _Slots:
+    """A semaphore of threads, in the shape of asyncio's."""
+
+    def __init__(self, count: int) -> None:
+        # Not threading.Semaphore: a signal whose handler raises can leave its lock locked for good.
+        self._count = count
+        self.refill()
+        _all_slots.add(self)
+
+    def refill(self) -> None:
+        """All are free."""
+        self._free: SimpleQueue[None] = SimpleQueue()
+        for _ in range(self._count):
+            self._free.put(None)
+
+    def take_all(self, seconds: float) -> None:
+        """Waits until nobody has one, but no longer than that: a signal's handler that raises can lose one for good."""
+        deadline = time.monotonic() + seconds
+        with suppress(Empty):
+            for _ in range(self._count):
+                self._free.get(timeout=max(0, deadline - time.monotonic()))
+
+    async def __aenter__(self) -> None:
+        self._free.get()
+
+    async def __aexit__(self, *_: object) -> None:
+        self._free.put(None)
+
+
+class _ThreadGuard(Guard):
+    """Keeps a store closed once it is closed. redis-py's pools serve all threads, and make new connections after a fork."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._is_open = True
+
+    def enter(self) -> bool:
+        if not self._is_open:
+            raise SessionError("this store is closed; make a new one")
+        return False
+
+    def close(self) -> bool:
+        was_open, self._is_open = self._is_open, False
+        return was_open
+
+
+class _Pool:
+    """A pool of redis-py's synchronous connections, in the shape of its asynchronous ones."""
+
+    def __init__(self, pool: Any) -> None:
+        self._pool = pool
+
+    async def get_connection(self) -> _Connection:
+        try:
+            return _Connection(self._pool.get_connection())
+        except redis.RedisError:
+            raise
+        except BaseException:
+            # Interrupted by a signal: redis-py keeps a connection that is half made, without its SELECT for one, as if it were
+            # ready.
+            self._pool.disconnect(inuse_connections=False)
+            raise
+
+    async def release(self, connection: _Connection) -> None:
+        self._pool.release(connection.connection)
+
+
+class _Connection:
+    """One of them."""
+
+    __slots__ = ("connection",)
+
+    def __init__(self, connection: Any) -> None:
+        self.connection = connection
+
+    def pack_commands(self, requests: Iterable[tuple[Argument, ...]]) -> Any:
+        # While it packs an int, hiredis (3.5) takes the process down if a signal's handler raises.
+        return self.connection.pack_commands(
+            [tuple(b"%d" % item if type(item) is int else item for item in request) for request in requests]
+        )
+
+    async def send_packed_command(self, packed: Any) -> None:
+        self.connection.send_packed_command(packed)
+
+    async def read_response(self, *, disable_decoding: bool) -> Any:
+        return self.connection.read_response(disable_decoding=disable_decoding)
+
+    async def disconnect(self, *, nowait: bool = False) -> None:
+        self.connection.disconnect()

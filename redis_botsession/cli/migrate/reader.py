@@ -1,0 +1,152 @@
+"""The server that sessions are migrated from."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from typing import Any, Final, Self
+
+from redis.asyncio import Redis
+from redis.asyncio.client import Pipeline
+from redis.asyncio.connection import Connection, ConnectionPool, SSLConnection
+from redis.asyncio.retry import Retry
+from redis.asyncio.sentinel import Sentinel
+from redis.backoff import ExponentialBackoff, NoBackoff
+from redis.exceptions import NoPermissionError, ResponseError, WatchError
+
+from ..._transport.options import Target, checked
+from ...store import SessionStore
+from .records import Found, Source, Unit
+
+#: Keys that SCAN looks at in one round trip.
+SCAN_COUNT: Final = 1000
+#: Options of the store's own, that may be in its URLs; redis-py does not know them.
+_STORES_OWN: Final = {*inspect.signature(SessionStore.from_url).parameters, "sentinel_username", "sentinel_password"}
+# What is read is bytes in RESP2; a server that is silent for so long is lost.
+_CONNECTION: Final[dict[str, Any]] = {
+    "protocol": 2,
+    "socket_timeout": 10.0,
+    "socket_connect_timeout": 5.0,
+    # Of what is sent here, nothing does harm twice.
+    "retry": Retry(ExponentialBackoff(cap=0.5, base=0.1), 3),
+}
+
+
+class Reader:
+    """Reads a source, and deletes there what has been migrated. Close it, or use it with ``async with``.
+
+    Args:
+        target: What the URL of the source says; one server, or what is behind sentinels.
+        source: How its sessions are laid out.
+
+    Raises:
+        TypeError, ValueError: an option that does not exist, or a cluster.
+    """
+
+    def __init__(self, target: Target, source: Source) -> None:
+        if target.kind == "cluster":
+            raise ValueError("--url names a cluster, which none of these storages writes to; a target may be one: --to")
+        options = {name: value for name, value in target.options.items() if name not in _STORES_OWN}
+        options = {**_CONNECTION, **options, "decode_responses": False}
+        self._source = source
+        self._sentinels: list[Redis] = []
+        if target.kind == "sentinel":
+            is_tls = options.pop("connection_class", Connection) is SSLConnection
+            theirs = {name: value for name, value in options.items() if name not in {"username", "password", "db"}}
+            given = {name: target.options.get(f"sentinel_{name}") for name in ("username", "password")}
+            sentinel: Any = Sentinel(  # type: ignore[no-untyped-call] # redis-py has no types there
+                target.seeds, sentinel_kwargs={**theirs, **given, "ssl": is_tls, "retry": Retry(NoBackoff(), 0)}
+            )
+            self._client: Redis = sentinel.master_for(target.service, ssl=is_tls, **options)
+            self._sentinels = sentinel.sentinels
+        else:
+            kind = options.pop("connection_class", Connection)
+            checked(kind, options)
+            self._client = Redis.from_pool(ConnectionPool(connection_class=kind, **options))
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        for client in (self._client, *self._sentinels):
+            await client.aclose()
+
+    async def identity(self) -> str:
+        """What tells one life of a server from another: cursors of SCAN hold for one. Empty if it does not tell."""
+        try:
+            return str((await self._client.info("server"))["run_id"])
+        except (NoPermissionError, KeyError):
+            return ""
+
+    async def size(self) -> int:
+        """How many keys there are, all the others too; 0 if it does not tell."""
+        try:
+            return int(await self._client.dbsize())
+        except NoPermissionError:
+            return 0
+
+    async def scan(self, cursor: int) -> tuple[int, list[bytes]]:
+        """One step of SCAN: the next cursor, 0 at the end, and keys."""
+        reply: Any = await self._client.scan(cursor, match=self._source.pattern, count=SCAN_COUNT)
+        return int(reply[0]), reply[1]
+
+    async def read(self, units: Sequence[Unit]) -> list[list[Found]]:
+        """What the keys of each unit hold.
+
+        Raises:
+            redis.exceptions.RedisError: the server cannot be asked, or refuses.
+        """
+        command, *fields = self._source.command
+        async with self._client.pipeline(transaction=False) as pipeline:
+            for unit in units:
+                for key in unit.keys:
+                    pipeline.execute_command(command, key, *fields)
+                    # After the value: what was there then and is gone now counts as gone.
+                    pipeline.pttl(key)
+            replies = await pipeline.execute(raise_on_error=False)
+        for reply in replies:
+            if isinstance(reply, Exception) and not is_wrong_type(reply):
+                raise reply
+        each = iter(replies)
+        return [[Found(next(each), next(each)) for _ in unit.keys] for unit in units]
+
+    async def delete(self, units: Sequence[Unit], found: Sequence[Sequence[Found]]) -> list[bool]:
+        """Deletes the keys of those units that still hold what was found; gives for each whether it did.
+
+        Between looking and deleting nobody can change them: the server refuses the deletion then (WATCH).
+        """
+        if not units:
+            return []
+        try:
+            return await self._delete(units, found)
+        except WatchError:
+            if len(units) == 1:
+                return [False]
+        # One of them was changed in this instant, or the connection was lost: which one is seen in the smaller half.
+        half = len(units) // 2
+        return [*await self.delete(units[:half], found[:half]), *await self.delete(units[half:], found[half:])]
+
+    async def _delete(self, units: Sequence[Unit], found: Sequence[Sequence[Found]]) -> list[bool]:
+        pipeline: Pipeline
+        async with self._client.pipeline(transaction=True) as pipeline:
+            await pipeline.watch(*(key for unit in units for key in unit.keys))
+            now = await self.read(units)
+            unchanged = [_is_unchanged(before, after) for before, after in zip(found, now, strict=True)]
+            keys = [key for unit, is_same in zip(units, unchanged, strict=True) if is_same for key in unit.keys]
+            if keys:
+                pipeline.multi()  # type: ignore[no-untyped-call] # redis-py has no types there
+                pipeline.unlink(*keys)
+                await pipeline.execute()
+        return unchanged
+
+
+def is_wrong_type(error: BaseException) -> bool:
+    """Whether the server says that a key is of another type than the command is for."""
+    return isinstance(error, ResponseError) and str(error).startswith("WRONGTYPE")
+
+
+def _is_unchanged(before: Sequence[Found], now: Sequence[Found]) -> bool:
+    # Where all of it has gone, there is nothing to lose (or it was deleted by us, and the reply was lost). Where one key of two
+    # has gone, the bot has changed the session.
+    is_gone = not any(each.exists for each in now)
+    return is_gone or [each.value for each in now] == [each.value for each in before]

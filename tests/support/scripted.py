@@ -1,0 +1,114 @@
+"""Servers that say what a script has them say."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import hiredis
+
+from redis_botsession import SessionStore
+from redis_botsession._transport.slot_map import SLOTS
+
+from .proxy import READ_SIZE, Proxy
+from .talk import encoded
+
+Request = list[bytes]
+#: Seconds; more than any test takes.
+PATIENCE = 30.0
+#: The reply, with Python's types; an exception is an error reply.
+Answer = Callable[[Request], Awaitable[Any]]
+
+
+class Scripted(Proxy):
+    """A server that answers what ``answer`` says, one request after the other on each connection.
+
+    Attributes:
+        answer: Gets all but what belongs to connecting.
+        asked: What it was asked since, in order.
+        role: What it says it is.
+        roles: How often it has said so.
+    """
+
+    def __init__(self, answer: Answer | None = None) -> None:
+        super().__init__("redis://127.0.0.1:0/")
+        self.answer = answer or nothing
+        self.asked: list[Request] = []
+        self.role = b"master"
+        self.roles = 0
+
+    @property
+    def address(self) -> str:
+        return self.url.removeprefix("redis://").rstrip("/")
+
+    @property
+    def port(self) -> int:
+        return int(self.address.partition(":")[2])
+
+    def count(self, name: bytes) -> int:
+        return sum(request[0] == name for request in self.asked)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        parser = hiredis.Reader()
+        try:
+            while data := await reader.read(READ_SIZE):
+                parser.feed(data)
+                for request in iter(parser.gets, False):
+                    writer.write(await self._reply(request))
+        except (asyncio.CancelledError, ConnectionError):
+            return
+        finally:
+            writer.transport.abort()
+            self._writers.discard(writer)
+
+    async def _reply(self, request: Request) -> bytes:
+        match request:
+            case [b"HELLO", *_]:
+                return encoded({b"server": b"redis", b"version": b"7.4.0", b"proto": 3})
+            case [b"CLIENT", *_]:
+                return encoded("OK")
+            case [b"SCRIPT", *_]:
+                return encoded(b"0" * 40)
+            case [b"ECHO", text]:
+                return encoded(text)
+            case [b"ROLE"]:
+                self.roles += 1
+                return encoded([self.role, 0, []])
+            case [b"SUBSCRIBE", channel]:
+                return encoded([b"subscribe", channel, 1]).replace(b"*", b">", 1)
+        self.asked.append(request)
+        return encoded(await self.answer(request))
+
+
+async def nothing(request: Request) -> Any:
+    """The answer of one that has no sessions."""
+    return "OK" if request == [b"ASKING"] else []
+
+
+async def never(request: Request) -> Any:
+    await asyncio.Event().wait()
+
+
+def all_slots(primary: Scripted) -> list[Any]:
+    return [[0, SLOTS - 1, [b"127.0.0.1", primary.port, b"0" * 40]]]
+
+
+class ResponseLine(Exception):
+    """An error reply."""
+
+
+def store_of(node: Scripted, **options: Any) -> SessionStore:
+    settings: dict[str, Any] = {"timeout": PATIENCE, "socket_timeout": PATIENCE, "max_connections": 1, **options}
+    return SessionStore.from_url(f"redis+cluster://{node.address}/", **settings)
+
+
+def state(primary: Scripted, epoch: int, *flags: bytes) -> dict[bytes, bytes]:
+    """What a sentinel says of the primary."""
+    return {
+        b"name": b"bots",
+        b"ip": b"127.0.0.1",
+        b"port": b"%d" % primary.port,
+        b"flags": b",".join((b"master", *flags)),
+        b"config-epoch": b"%d" % epoch,
+    }

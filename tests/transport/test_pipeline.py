@@ -1,0 +1,755 @@
+"""Replies reach who they are for, whatever comes of the stream, the callers and the connection; without I/O."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable
+from concurrent.futures import Future
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import hiredis
+import pytest
+import redis
+from hypothesis import Phase, example, given, settings
+from hypothesis import strategies as st
+
+from redis_botsession import OutcomeUnknown
+from redis_botsession._protocol.scripts import Script
+from redis_botsession._transport.pipeline import WRITE_SIZE, Call, OutOfStepError, Pipeline
+
+from ..support.streams import PUSHES, ShiftingPipeline, end_of_reply
+from ..support.talk import Talk, echo, encoded, numbers
+
+LOST = redis.ConnectionError("lost")
+#: How often a read is sent at most, when the connection is lost each time.
+MAX_SENDS = 2
+SCRIPT = Script("fake", b"return 1", b"5c5f0e8a")
+
+
+def pieces_of(data: bytes, edges: Iterable[int]) -> list[bytes]:
+    return [data[start:end] for start, end in pairwise((0, *sorted(edges), len(data)))]
+
+
+# --- each its own
+
+
+@pytest.mark.parametrize("size", [1, 7, 1 << 20])
+@pytest.mark.parametrize("count", [1, 31, 32, 33, 100])
+def test_each_reply_goes_to_its_caller_in_order(count: int, size: int) -> None:
+    talk = Talk()
+    order: list[Future[Any]] = []
+    for caller in talk.calls(count):
+        caller.add_done_callback(order.append)
+    stream = b"".join(talk.replies())
+    for start in range(0, len(stream), size):
+        talk.pipeline.receive(stream[start : start + size])
+    assert talk.results() == numbers(count)
+    assert order == talk.callers
+    assert not talk.pipeline.is_waiting
+    assert not talk.pipeline.has_line
+    assert talk.pipeline.pending() == []
+
+
+@dataclass
+class Round:
+    """Some calls, who of them (by position) is cancelled before and after sending, and where the replies are split."""
+
+    calls: int
+    before: set[int]
+    after: set[int]
+    #: Callers cancelled once so many pieces have come.
+    during: dict[int, int]
+    edges: list[float]
+    #: Whether the replies to this round come before the next is sent.
+    is_answered: bool
+
+
+indexes = st.integers(0, 79)
+rounds = st.builds(
+    Round,
+    st.integers(0, 80),
+    st.sets(indexes),
+    st.sets(indexes),
+    st.dictionaries(indexes, st.integers(1, 5)),
+    st.lists(st.floats(0, 1), max_size=12),
+    st.booleans(),
+)
+
+
+def check_that_each_gets_its_own(pipeline: Pipeline, script: list[Round]) -> None:
+    """Each caller that was not cancelled gets its own reply, and all of them get one."""
+    talk = Talk(pipeline)
+    stream = b""
+    for turn in script:
+        first = len(talk.callers)
+        callers = talk.calls(turn.calls)
+        unsent = {first + index for index in turn.before if index < turn.calls}
+        for index in unsent:
+            talk.callers[index].cancel()
+        requests = talk.requests()
+        written = [int(request[-1]) for request in requests if request[0] == b"GET"]
+        assert written == [index for index in range(first, len(talk.callers)) if index not in unsent]
+        stream += b"".join(map(echo, requests))
+        for index in turn.after:
+            if index < turn.calls:
+                callers[index].cancel()
+        if turn.is_answered:
+            for number, piece in enumerate(pieces_of(stream, [int(edge * len(stream)) for edge in turn.edges]), 1):
+                receive(talk, piece)
+                for index, moment in turn.during.items():
+                    if moment == number and index < turn.calls:
+                        callers[index].cancel()
+            stream = b""
+    receive(talk, stream)
+    for number, caller in enumerate(talk.callers):
+        assert caller.done(), f"caller {number} is left without an answer"
+        assert caller.cancelled() or caller.result() == b"%d" % number
+
+
+def receive(talk: Talk, data: bytes) -> None:
+    try:
+        talk.pipeline.receive(data)
+    except OutOfStepError as error:
+        raise AssertionError("the server answered each call once, in order") from error
+
+
+@example([Round(80, {1, 40}, {0, 2, 33}, {50: 1}, [0.5], False), Round(5, set(), {0}, {}, [], True)])
+@given(st.lists(rounds, max_size=4))
+def test_whoever_is_cancelled_and_however_the_stream_is_split_each_gets_its_own(script: list[Round]) -> None:
+    check_that_each_gets_its_own(Pipeline(max_in_flight=1024), script)
+
+
+def test_a_reply_is_not_handed_out_before_its_fence() -> None:
+    talk = Talk()
+    talk.calls(3)
+    *replies, fence = talk.replies()
+    talk.pipeline.receive(b"".join(replies) + fence[:-1])
+    assert talk.results() == [None] * 3
+    assert talk.pipeline.is_waiting
+    assert talk.pipeline.pending() == talk.callers
+    talk.pipeline.receive(fence[-1:])
+    assert talk.results() == numbers(3)
+
+
+def test_every_write_ends_with_a_fence_and_no_fence_is_like_another() -> None:
+    talk = Talk()
+    fences = []
+    for _ in range(5):
+        talk.calls(100)
+        requests = talk.requests()
+        assert requests[-1][0] == b"ECHO"
+        fences += [request[1] for request in requests if request[0] == b"ECHO"]
+    assert len(set(fences)) == len(fences)
+
+
+def test_a_value_of_five_megabytes_comes_whole() -> None:
+    value = random.Random(5).randbytes(5 << 20)  # noqa: S311 - the same bytes each time
+    talk = Talk(answer=lambda request: encoded([value, request[1]]) if request[0] == b"GET" else echo(request))
+    talk.calls(3)
+    stream = b"".join(talk.replies())
+    for start in range(0, len(stream), 65_536):
+        talk.pipeline.receive(stream[start : start + 65_536])
+    assert talk.results() == [[value, number] for number in numbers(3)]
+
+
+def test_large_requests_leave_in_several_writes() -> None:
+    talk = Talk()
+    talk.calls(20, args=[bytes(100_000)])
+    writes = []
+    while data := talk.pipeline.take():
+        writes.append(data)
+    assert len(writes) > 1
+    assert max(map(len, writes)) < WRITE_SIZE + 101_000
+    server = hiredis.Reader()
+    for data in writes:
+        server.feed(data)
+    talk.pipeline.receive(b"".join(map(echo, iter(server.gets, False))))
+    assert talk.results() == numbers(20)
+
+
+def test_what_came_while_connecting_is_read() -> None:
+    talk = Talk()
+    talk.pipeline.connected(PUSHES[0] + PUSHES[1][:5])
+    talk.call()
+    talk.pipeline.receive(PUSHES[1][5:] + b"".join(talk.replies()))
+    assert talk.results() == numbers(1)
+
+
+# --- a stream that is not what it should be
+
+
+def test_a_surplus_reply_with_nothing_due_is_found_at_once() -> None:
+    talk = Talk()
+    with pytest.raises(OutOfStepError):
+        talk.pipeline.receive(encoded(b"0"))
+    talk = Talk()
+    talk.call()
+    talk.exchange()
+    with pytest.raises(OutOfStepError):
+        talk.pipeline.receive(encoded(b"0"))
+    assert issubclass(OutOfStepError, redis.ConnectionError)
+
+
+surplus = st.one_of(
+    st.sampled_from([encoded(b"7"), encoded([]), encoded(None), encoded({}), encoded("OK"), encoded(1), b"-ERR no\r\n"]),
+    st.integers(0, 99),
+)
+
+
+def nobody_has_anothers(talk: Talk) -> bool:
+    return all(result in (None, number) for result, number in zip(talk.results(), numbers(len(talk.callers)), strict=True))
+
+
+@given(st.integers(1, 80), st.integers(0, 99), surplus, st.sets(st.integers(0, 79)), st.integers(1, 2000))
+def test_a_surplus_reply_anywhere_is_found_before_it_does_harm(
+    count: int, position: int, extra: bytes | int, cancelled: set[int], size: int
+) -> None:
+    talk = Talk()
+    callers = talk.calls(count)
+    replies = talk.replies()
+    for index in cancelled:
+        if index < count:
+            callers[index].cancel()
+    # A number stands for a reply of this very stream, a fence's too, that comes twice.
+    replies.insert(position % (len(replies) + 1), replies[extra % len(replies)] if isinstance(extra, int) else extra)
+    stream = b"".join(replies)
+
+    def receive_all() -> None:
+        for start in range(0, len(stream), size):
+            talk.pipeline.receive(stream[start : start + size])
+
+    with pytest.raises(OutOfStepError):
+        receive_all()
+    assert nobody_has_anothers(talk)
+    talk.pipeline.lost(LOST)
+    talk.pipeline.connected()
+    talk.exchange()
+    assert all(caller.done() for caller in callers)
+    assert nobody_has_anothers(talk)
+
+
+@given(st.integers(1, 80), st.integers(0, 99), st.sets(st.integers(0, 79)))
+def test_a_swallowed_reply_is_found_by_the_next_fence(count: int, position: int, cancelled: set[int]) -> None:
+    talk = Talk()
+    callers = talk.calls(count)
+    replies = talk.replies()
+    for index in cancelled:
+        if index < count:
+            callers[index].cancel()
+    del replies[position % len(replies)]
+
+    def receive_all() -> None:
+        talk.pipeline.receive(b"".join(replies))
+        talk.call()
+        talk.exchange()
+
+    with pytest.raises(OutOfStepError):
+        receive_all()
+    assert nobody_has_anothers(talk)
+    talk.pipeline.lost(LOST)
+    talk.pipeline.connected()
+    talk.exchange()
+    assert all(caller.done() for caller in talk.callers)
+    assert nobody_has_anothers(talk)
+
+
+@given(st.lists(st.tuples(st.integers(0, 50), st.sampled_from(PUSHES)), min_size=1, max_size=10), st.integers(1, 500))
+def test_push_messages_anywhere_are_skipped(pushes: list[tuple[int, bytes]], size: int) -> None:
+    talk = Talk()
+    talk.calls(40)
+    replies = talk.replies()
+    for position, push in pushes:
+        replies.insert(position % (len(replies) + 1), push)
+    stream = PUSHES[0] + b"".join(replies) + PUSHES[1]
+    for start in range(0, len(stream), size):
+        talk.pipeline.receive(stream[start : start + size])
+    assert talk.results() == numbers(40)
+
+
+@pytest.mark.parametrize("garbage", [b"\x00", b"HTTP/1.1 400 Bad Request\r\n", b"$x\r\n", b"*1\r\n?\r\n"])
+def test_garbage_is_no_reply(garbage: bytes) -> None:
+    talk = Talk()
+    talk.calls(2)
+    talk.exchange()
+    callers = talk.calls(2)
+    first, *_ = talk.replies()
+    with pytest.raises(hiredis.ProtocolError):
+        talk.pipeline.receive(first + garbage)
+    assert talk.results() == [b"0", b"1", None, None]
+    talk.pipeline.lost(LOST)
+    talk.pipeline.connected()
+    talk.exchange()
+    assert [caller.result() for caller in callers] == [b"2", b"3"]
+
+
+# --- error replies
+
+
+def test_an_error_reply_is_its_callers_alone() -> None:
+    def answer(request: list[bytes]) -> bytes:
+        return b"-WRONGTYPE not a hash\r\n" if request[-1] == b"1" else echo(request)
+
+    talk = Talk(answer=answer)
+    first, second, third = talk.calls(3)
+    talk.exchange()
+    assert (first.result(), third.result()) == (b"0", b"2")
+    assert isinstance(second.exception(), redis.ResponseError)
+    assert "not a hash" in str(second.exception())
+
+
+def test_errors_inside_of_a_reply_are_part_of_it() -> None:
+    def answer(request: list[bytes]) -> bytes:
+        return encoded([b"a", [redis.ResponseError("ERR inner")], 1]) if request[-1] == b"1" else echo(request)
+
+    talk = Talk(answer=answer)
+    first, second, third = talk.calls(3)
+    talk.exchange()
+    assert (first.result(), third.result()) == (b"0", b"2")
+    start, (error,), end = second.result()
+    assert (start, type(error), end) == (b"a", redis.ResponseError, 1)
+
+
+@pytest.mark.parametrize("value", [None, b"", 0, [], {}, [None], {b"k": b"v"}, "OK"])
+def test_replies_of_all_types_are_handed_out_as_they_are(value: Any) -> None:
+    talk = Talk(answer=lambda request: encoded(value) if request[0] == b"GET" else echo(request))
+    caller = talk.call()
+    talk.exchange()
+    assert caller.done()
+    assert caller.result() == (value.encode() if isinstance(value, str) else value)
+
+
+@pytest.mark.parametrize("resend", [True, False])
+def test_an_unknown_script_is_sent_as_source(resend: bool) -> None:
+    asked: list[list[bytes]] = []
+
+    def answer(request: list[bytes]) -> bytes:
+        asked.append(request)
+        return b"-NOSCRIPT No matching script\r\n" if request[:2] == [b"GET", b"sha"] else echo(request)
+
+    talk = Talk(answer=answer)
+    before = talk.call()
+    caller = talk.call(resend=resend, script=SCRIPT, args=[b"sha", b"1", b"key"])
+    after = talk.call()
+    talk.exchange()
+    assert (before.result(), caller.result(), after.result()) == (b"0", b"1", b"2")
+    runs = [request for request in asked if request[-1] == b"1" and request[0] != b"ECHO"]
+    assert runs == [[b"GET", b"sha", b"1", b"key", b"1"], [b"EVAL", SCRIPT.source, b"1", b"key", b"1"]]
+
+
+def test_unknown_scripts_go_before_the_rest_of_the_line_in_their_order() -> None:
+    talk = Talk(
+        Pipeline(max_in_flight=4),
+        lambda request: b"-NOSCRIPT No matching script\r\n" if request[1] == b"sha" else echo(request),
+    )
+    talk.calls(8, script=SCRIPT, args=[b"sha", b"0"])
+    talk.callers[1].cancel()
+    first = talk.requests()
+    tried = [request[-1] for request in first if request[0] == b"GET"]
+    assert 0 < len(tried) < 7
+    talk.pipeline.receive(b"".join(map(talk.answer, first)))
+    assert talk.results() == [None] * 8
+    again = [request[-1] for request in talk.requests() if request[0] == b"EVAL"]
+    assert again == tried == [b"0", b"2", b"3", b"4", b"5", b"6"][: len(tried)]
+
+
+def test_an_unknown_script_of_a_cancelled_caller_is_not_sent_again() -> None:
+    talk = Talk(answer=lambda request: b"-NOSCRIPT No matching script\r\n" if request[1] == b"sha" else echo(request))
+    caller = talk.call(script=SCRIPT, args=[b"sha"])
+    replies = talk.replies()
+    caller.cancel()
+    talk.pipeline.receive(b"".join(replies))
+    assert talk.requests() == []
+
+
+def test_noscript_for_what_calls_no_script_is_an_answer() -> None:
+    talk = Talk(answer=lambda request: b"-NOSCRIPT what?\r\n" if request[0] == b"GET" else echo(request))
+    caller = talk.call()
+    talk.exchange()
+    assert isinstance(caller.exception(), redis.exceptions.NoScriptError)
+
+
+@pytest.mark.parametrize("resend", [True, False])
+def test_while_the_server_loads_its_data_calls_go_back_into_the_line_for_another_connection(resend: bool) -> None:
+    talk = Talk(answer=lambda request: b"-LOADING in memory\r\n" if request[0] == b"GET" else echo(request))
+    talk.calls(3, resend=resend)
+    talk.pipeline.receive(b"".join(talk.replies()))
+    assert talk.results() == [None] * 3
+    assert talk.pipeline.is_retiring
+    assert not talk.pipeline.is_waiting
+    assert talk.pipeline.has_line
+    talk.call()
+    assert talk.pipeline.take() == b""
+    # However often it happens.
+    for _ in range(MAX_SENDS + 1):
+        talk.pipeline.lost(LOST)
+        talk.pipeline.connected()
+        assert not talk.pipeline.is_retiring
+        talk.pipeline.receive(b"".join(talk.replies()))
+    talk.answer = echo
+    talk.pipeline.lost(LOST)
+    talk.pipeline.connected()
+    talk.exchange()
+    assert talk.results() == numbers(4)
+
+
+def test_whose_deadline_passes_while_the_server_loads_its_data_is_told_so() -> None:
+    talk = Talk(answer=lambda request: b"-LOADING in memory\r\n" if request[0] == b"GET" else echo(request))
+    caller = talk.call(deadline=10)
+    talk.pipeline.receive(b"".join(talk.replies()))
+    talk.pipeline.expire(10, 5, None)
+    assert isinstance(caller.exception(), redis.exceptions.BusyLoadingError)
+
+
+# --- the line
+
+
+def test_no_more_are_in_flight_than_allowed_and_the_rest_wait_in_order() -> None:
+    talk = Talk(Pipeline(max_in_flight=10))
+    talk.calls(95)
+    order: list[bytes] = []
+    while requests := talk.requests():
+        sent = [request[-1] for request in requests if request[0] == b"GET"]
+        assert 0 < len(sent) <= 10
+        assert talk.requests() == []
+        order += sent
+        talk.pipeline.receive(b"".join(map(echo, requests)))
+    assert order == numbers(95)
+    assert talk.results() == numbers(95)
+
+
+def test_one_in_flight() -> None:
+    talk = Talk(Pipeline(max_in_flight=1))
+    talk.calls(3)
+    for number in numbers(3):
+        requests = talk.requests()
+        assert [request[-1] for request in requests if request[0] == b"GET"] == [number]
+        talk.pipeline.receive(b"".join(map(echo, requests)))
+    assert talk.results() == numbers(3)
+
+
+def test_who_is_cancelled_in_time_is_never_sent() -> None:
+    talk = Talk(Pipeline(max_in_flight=4))
+    callers = talk.calls(40)
+    for step in range(40):
+        callers[(step * 7) % 40].cancel()
+        requests = talk.requests()
+        assert not any(callers[int(request[-1])].cancelled() for request in requests if request[0] == b"GET")
+        talk.pipeline.receive(b"".join(map(echo, requests)))
+    assert all(caller.done() for caller in callers)
+    assert nobody_has_anothers(talk)
+    talk = Talk()
+    for caller in talk.calls(3):
+        caller.cancel()
+    assert talk.pipeline.take() == b""
+    assert not talk.pipeline.has_line
+
+
+# --- the connection is lost
+
+
+def test_reads_are_sent_again_before_the_rest_of_the_line_in_their_order() -> None:
+    talk = Talk(Pipeline(max_in_flight=4))
+    talk.calls(8)
+    sent = talk.sent()
+    talk.pipeline.lost(LOST)
+    assert not talk.pipeline.is_waiting
+    assert talk.pipeline.pending() == talk.callers
+    talk.pipeline.connected()
+    assert talk.sent() == sent
+    talk.pipeline.lost(redis.TimeoutError("silent"))
+    for number, caller in enumerate(talk.callers):
+        if b"%d" % number in sent:
+            assert type(caller.exception()) is redis.TimeoutError
+        else:
+            assert not caller.done()
+    talk.pipeline.connected()
+    talk.exchange()
+    assert [caller.result() for caller in talk.callers[len(sent) :]] == numbers(8)[len(sent) :]
+
+
+def test_a_read_is_sent_only_so_often() -> None:
+    talk = Talk()
+    caller = talk.call()
+    for _ in range(MAX_SENDS):
+        assert not caller.done()
+        assert talk.sent() == [b"0"]
+        talk.pipeline.lost(LOST)
+        talk.pipeline.connected()
+    error = caller.exception()
+    assert isinstance(error, redis.ConnectionError)
+    # Each has an error, and with it a traceback, of its own.
+    assert error is not LOST
+    assert error.__cause__ is LOST
+    assert talk.sent() == []
+
+
+def test_what_was_not_sent_is_not_concerned() -> None:
+    talk = Talk()
+    talk.call(resend=False)
+    talk.call()
+    for _ in range(5):
+        talk.pipeline.lost(LOST)
+        talk.pipeline.connected()
+    talk.exchange()
+    assert talk.results() == numbers(2)
+
+
+def test_the_outcome_of_a_write_that_was_sent_is_unknown() -> None:
+    talk = Talk()
+    read, write, other = talk.call(), talk.call(resend=False), talk.call()
+    talk.requests()
+    talk.pipeline.lost(LOST)
+    error = write.exception()
+    assert isinstance(error, OutcomeUnknown)
+    assert error.__cause__ is LOST
+    assert error.key == "key-1"
+    assert "key-1" in str(error)
+    talk.pipeline.connected()
+    assert talk.sent() == [b"0", b"2"]
+    assert not read.done()
+    assert not other.done()
+
+
+def test_a_reply_that_no_fence_has_vouched_for_counts_as_lost() -> None:
+    talk = Talk()
+    read, write = talk.call(), talk.call(resend=False)
+    *replies, _ = talk.replies()
+    talk.pipeline.receive(b"".join(replies))
+    talk.pipeline.lost(LOST)
+    assert isinstance(write.exception(), OutcomeUnknown)
+    assert not read.done()
+    talk.pipeline.connected()
+    talk.exchange()
+    assert read.result() == b"0"
+
+
+def test_half_a_reply_is_forgotten_with_its_connection() -> None:
+    talk = Talk()
+    talk.calls(2)
+    stream = b"".join(talk.replies())
+    talk.pipeline.receive(stream[:-3])
+    talk.pipeline.lost(LOST)
+    talk.pipeline.connected()
+    talk.exchange()
+    assert talk.results() == numbers(2)
+
+
+def test_whoever_was_cancelled_is_neither_sent_again_nor_answered() -> None:
+    talk = Talk()
+    callers = [talk.call(), talk.call(resend=False), talk.call()]
+    talk.requests()
+    for caller in callers[:2]:
+        caller.cancel()
+    talk.pipeline.lost(LOST)
+    talk.pipeline.connected()
+    assert talk.sent() == [b"2"]
+
+
+def test_a_source_that_was_lost_is_sent_again_as_source() -> None:
+    talk = Talk(answer=lambda request: b"-NOSCRIPT No matching script\r\n" if request[1] == b"sha" else echo(request))
+    caller = talk.call(script=SCRIPT, args=[b"sha"])
+    talk.pipeline.receive(b"".join(talk.replies()))
+    assert talk.requests()[0][0] == b"EVAL"
+    talk.pipeline.lost(LOST)
+    talk.pipeline.connected()
+    talk.exchange()
+    assert caller.result() == b"0"
+
+
+# --- no connection, no time
+
+
+def test_there_will_be_no_connection() -> None:
+    talk = Talk()
+    callers = talk.calls(3)
+    callers[1].cancel()
+    reason = redis.AuthenticationError("wrong password")
+    talk.pipeline.refuse(reason)
+    assert not talk.pipeline.has_line
+    errors = [caller.exception() for caller in (callers[0], callers[2])]
+    assert [type(error) for error in errors] == [redis.AuthenticationError] * 2
+    assert [str(error) for error in errors] == ["wrong password"] * 2
+    assert errors[0] is not errors[1]
+
+
+class Refused(Exception):
+    """An error that is not made again from its ``args``, like many of those of other libraries."""
+
+    def __init__(self, response: dict[str, str], operation: str) -> None:
+        super().__init__(f"{operation}: {response['reason']}")
+
+
+@pytest.mark.parametrize("way", ["refuse", "expire"])
+def test_an_error_that_cannot_be_made_again_reaches_all_callers(way: str) -> None:
+    talk = Talk()
+    callers = talk.calls(3, deadline=10)
+    reason = Refused({"reason": "no credentials"}, "login")
+    if way == "refuse":
+        talk.pipeline.refuse(reason)
+    else:
+        talk.pipeline.expire(10, 5, reason)
+    for caller in callers:
+        assert caller.done()
+        error = caller.exception()
+        assert reason in (error, error.__cause__ if error else None)
+
+
+def test_what_could_not_be_sent_in_time_says_so() -> None:
+    talk = Talk()
+    late, write, early = talk.call(deadline=10), talk.call(deadline=10, resend=False), talk.call(deadline=11)
+    talk.pipeline.expire(9.9, 5, None)
+    assert talk.results() == [None] * 3
+    assert talk.pipeline.next_deadline() == 10
+    talk.pipeline.expire(10, 5, None)
+    for caller in (late, write):
+        assert type(caller.exception()) is redis.TimeoutError
+        assert "not sent" in str(caller.exception())
+    assert not early.done()
+    assert talk.pipeline.next_deadline() == 11
+    assert talk.sent() == [b"2"]
+
+
+def test_what_could_not_be_sent_in_time_says_why_if_that_is_known() -> None:
+    talk = Talk()
+    callers = talk.calls(2, deadline=10, resend=False)
+    trouble = redis.ConnectionError("connection refused")
+    talk.pipeline.expire(10, 5, trouble)
+    for caller in callers:
+        error = caller.exception()
+        assert isinstance(error, redis.ConnectionError)
+        assert str(error) == "connection refused"
+    assert callers[0].exception() is not callers[1].exception()
+
+
+def test_a_late_reply_goes_to_nobody_and_the_next_caller_gets_its_own() -> None:
+    talk = Talk()
+    read, write = talk.call(deadline=10), talk.call(deadline=10, resend=False)
+    replies = talk.replies()
+    talk.call(deadline=20)
+    replies += talk.replies()
+    assert talk.pipeline.next_deadline() == 10
+    talk.pipeline.expire(10, 5, None)
+    assert type(read.exception()) is redis.TimeoutError
+    error = write.exception()
+    assert isinstance(error, OutcomeUnknown)
+    assert error.key == "key-1"
+    assert type(error.__cause__) is redis.TimeoutError
+    assert talk.pipeline.is_waiting
+    assert talk.pipeline.next_deadline() == 20
+    talk.call(deadline=30)
+    replies += talk.replies()
+    talk.pipeline.receive(b"".join(replies))
+    assert [caller.result() for caller in talk.callers[2:]] == [b"2", b"3"]
+    assert talk.pipeline.next_deadline() is None
+
+
+def test_the_deadline_holds_for_a_reply_that_waits_for_its_fence() -> None:
+    talk = Talk()
+    caller = talk.call(deadline=10)
+    reply, fence = talk.replies()
+    talk.pipeline.receive(reply)
+    talk.pipeline.expire(10, 5, None)
+    assert type(caller.exception()) is redis.TimeoutError
+    talk.pipeline.receive(fence)
+    caller = talk.call()
+    talk.exchange()
+    assert caller.result() == b"1"
+
+
+@pytest.mark.parametrize("reply", [b"$1\r\n0\r\n", b"-WRONGTYPE not a hash\r\n"])
+def test_a_reply_that_counts_as_lost_is_no_answer_when_time_is_up(reply: bytes) -> None:
+    talk = Talk()
+    caller = talk.call(deadline=10)
+    talk.requests()
+    talk.pipeline.receive(reply)
+    talk.pipeline.lost(LOST)
+    talk.pipeline.expire(10, 5, None)
+    assert caller.done()
+    assert type(caller.exception()) is redis.TimeoutError
+
+
+def test_the_deadline_of_what_was_sent_again_holds_though_later_ones_were_sent_before_it() -> None:
+    talk = Talk(answer=lambda request: b"-NOSCRIPT No matching script\r\n" if request[1] == b"sha" else echo(request))
+    caller = talk.call(deadline=10, script=SCRIPT, args=[b"sha"])
+    replies = talk.replies()
+    talk.call(deadline=20)
+    talk.requests()
+    talk.pipeline.receive(b"".join(replies))
+    talk.requests()
+    assert talk.pipeline.next_deadline() == 10
+    talk.pipeline.expire(10, 5, None)
+    assert type(caller.exception()) is redis.TimeoutError
+
+
+# --- planted
+
+
+class ForgettingPipeline(Pipeline):
+    """Once a caller is cancelled, its slot is no more: it looks as if one reply too many came.
+
+    For calls that are answered and not sent again: then what is sent is the line without those cancelled by then.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(max_in_flight=1024)
+        self.line: list[Call] = []
+        self.slots: list[Call | None] = []
+        self.received = b""
+
+    def submit(self, call: Call) -> None:
+        self.line.append(call)
+        super().submit(call)
+
+    def take(self) -> bytes:
+        line = iter([call for call in self.line if not call.promise.done()])
+        self.line.clear()
+        data = super().take()
+        server = hiredis.Reader()
+        server.feed(data)
+        self.slots += [None if request[0] == b"ECHO" else next(line) for request in iter(server.gets, False)]
+        self.line = list(line)
+        return data
+
+    def receive(self, data: bytes) -> None:
+        self.received += data
+        while end := end_of_reply(self.received, 0):
+            reply, self.received = self.received[:end], self.received[end:]
+            while self.slots and (call := self.slots[0]) is not None and call.promise.done():
+                self.slots.pop(0)
+                # For the pipeline below, which still has the slot.
+                super().receive(encoded(None))
+            del self.slots[:1]
+            super().receive(reply)
+
+
+# Two calls are sent, the caller of the first is cancelled, the replies come.
+CANCELLED = [Round(2, set(), {0}, {}, [], True)]
+
+
+def test_a_pipeline_that_gives_up_the_slots_of_cancelled_callers_would_be_found_out() -> None:
+    with pytest.raises(AssertionError, match="b'0' == b'1'"):
+        check_that_each_gets_its_own(ShiftingPipeline(max_in_flight=1024), CANCELLED)
+
+    @settings(phases=[Phase.generate], derandomize=True, database=None)
+    @given(st.lists(rounds, max_size=4))
+    def check_any(script: list[Round]) -> None:
+        check_that_each_gets_its_own(ShiftingPipeline(max_in_flight=1024), script)
+
+    with pytest.raises(AssertionError):
+        check_any()
+
+
+def test_its_fences_would_find_it_out_before_it_does_harm() -> None:
+    with pytest.raises(AssertionError, match="each call once") as caught:
+        check_that_each_gets_its_own(ForgettingPipeline(), CANCELLED)
+    assert isinstance(caught.value.__cause__, OutOfStepError)
+    check_that_each_gets_its_own(ForgettingPipeline(), [Round(80, {1}, set(), {}, [0.5], True)])
+    talk = Talk(ForgettingPipeline())
+    callers = talk.calls(100)
+    replies = talk.replies()
+    callers[50].cancel()
+    with pytest.raises(OutOfStepError):
+        talk.pipeline.receive(b"".join(replies))
+    assert nobody_has_anothers(talk)

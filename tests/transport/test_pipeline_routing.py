@@ -1,0 +1,320 @@
+"""Calls that another server has to serve: ASKING, strays, connections that are given up; without I/O."""
+
+from __future__ import annotations
+
+import hiredis
+import pytest
+import redis
+from hypothesis import example, given
+from hypothesis import strategies as st
+from redis.exceptions import (
+    AskError,
+    BusyLoadingError,
+    ClusterDownError,
+    MasterDownError,
+    MovedError,
+    NoPermissionError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    ResponseError,
+    TryAgainError,
+)
+
+from redis_botsession import OutcomeUnknown
+from redis_botsession._protocol.durability import Durability
+from redis_botsession._protocol.scripts import Script
+from redis_botsession._transport.pipeline import FENCE_EVERY, MAX_LOSSES, Pipeline
+
+from ..support.talk import Elsewhere, Talk, answering, echo, names, numbers
+
+LOST = redis.ConnectionError("lost")
+SCRIPT = Script("fake", b"return 1", b"5c5f0e8a")
+REFUSAL = "You can't write against a read only replica."
+IN_SCRIPT = "ERR Error running script (call to f_5c5f): @user_script:1: @user_script: 1: -"
+
+
+# --- ASKING
+
+
+@given(
+    # Who asks, whose caller is cancelled, and how long the call is: some so long that a write ends with them.
+    st.lists(st.tuples(st.booleans(), st.booleans(), st.sampled_from([0, 0, 0, 1000, 90_000])), max_size=100),
+    st.sampled_from([1, 2, 3, 7, 31, 32, 33, 1024]),
+    st.sampled_from([None, Durability(replicas=1, fsync=False, within=0.05)]),
+)
+@example([(True, False, 0)] * 70, 1024, None)
+@example([(False, False, 0)] * 31 + [(True, False, 0)] * 3, 1024, None)
+@example([(True, False, 90_000)] * 7, 1024, Durability(replicas=1, fsync=False, within=0.05))
+def test_asking_stands_directly_before_its_command(
+    calls: list[tuple[bool, bool, int]], limit: int, durability: Durability | None
+) -> None:
+    talk = Talk(Pipeline(max_in_flight=limit, durability=durability), answering({}))
+    for asks, is_cancelled, size in calls:
+        caller = talk.call(is_asking=asks, args=[bytes(size)])
+        if is_cancelled:
+            caller.cancel()
+    sent: list[int] = []
+    while data := talk.pipeline.take():
+        server = hiredis.Reader()
+        server.feed(data)
+        write = list(iter(server.gets, False))
+        asked = False
+        unfenced = 0
+        for request in write:
+            if request[0] == b"GET":
+                number = int(request[-1])
+                assert asked == calls[number][0]
+                sent.append(number)
+            else:
+                assert not asked
+            asked = request[0] == b"ASKING"
+            unfenced = 0 if request[0] == b"ECHO" else unfenced + (request[0] == b"GET")
+            assert unfenced <= FENCE_EVERY or durability
+        assert write[-1][0] == b"ECHO"
+        assert names(write).count(b"GET") <= limit
+        talk.pipeline.receive(b"".join(map(talk.answer, write)))
+    assert sent == [number for number, (_, is_cancelled, _) in enumerate(calls) if not is_cancelled]
+    assert [caller.result() for caller in talk.callers if not caller.cancelled()] == [b"%d" % number for number in sent]
+    assert not talk.pipeline.is_waiting
+
+
+@pytest.mark.parametrize("fate", ["MOVED 12 10.0.0.2:7001", "TRYAGAIN later", "WRONGTYPE no", None])
+def test_asking_that_is_refused_is_the_answer_of_its_call_once(fate: str | None) -> None:
+    elsewhere = Elsewhere()
+    refusals = {b"ASKING": "NOPERM no permissions to run 'asking'", **({b"1": fate} if fate else {})}
+    talk = Talk(Pipeline(max_in_flight=1024, stray=elsewhere), answering(refusals))
+    before, caller, after = talk.call(), talk.call(is_asking=True), talk.call()
+    *replies, fence = talk.replies()
+    talk.pipeline.receive(b"".join(replies))
+    assert not caller.done()
+    talk.pipeline.receive(fence)
+    assert type(caller.exception(0)) is NoPermissionError
+    assert (before.result(0), after.result(0)) == (b"0", b"2")
+    assert elsewhere.came == []
+    assert talk.requests() == []
+
+
+def test_asking_that_is_refused_for_a_cancelled_caller_is_told_to_nobody() -> None:
+    talk = Talk(answer=answering({b"ASKING": "NOPERM no"}))
+    caller, after = talk.call(is_asking=True), talk.call()
+    replies = talk.replies()
+    caller.cancel()
+    talk.pipeline.receive(b"".join(replies))
+    assert after.result(0) == b"1"
+    assert talk.requests() == []
+
+
+def test_whoever_is_sent_again_asks_again() -> None:
+    requests: list[list[bytes]] = []
+    answer = answering({})
+
+    def unknown(request: list[bytes]) -> bytes:
+        requests.append(request)
+        return b"-NOSCRIPT No matching script\r\n" if request[:2] == [b"GET", b"sha"] else answer(request)
+
+    talk = Talk(answer=unknown)
+    callers = [talk.call(), talk.call(is_asking=True, script=SCRIPT, args=[b"sha", b"0"]), talk.call()]
+    talk.exchange()
+    assert [caller.result(0) for caller in callers] == numbers(3)
+    assert names(requests) == [b"GET", b"ASKING", b"GET", b"GET", b"ECHO", b"ASKING", b"EVAL", b"ECHO"]
+    talk.call(is_asking=True)
+    for _ in range(MAX_LOSSES):
+        assert names(talk.requests()) == [b"ASKING", b"GET", b"ECHO"]
+        assert len(talk.pipeline.pending()) == 1
+        talk.pipeline.lost(LOST)
+        talk.pipeline.connected()
+    assert isinstance(talk.callers[-1].exception(0), redis.ConnectionError)
+    assert talk.requests() == []
+
+
+def test_time_is_up_for_one_that_asks() -> None:
+    talk = Talk(answer=answering({}))
+    caller = talk.call(is_asking=True, deadline=10)
+    replies = talk.replies()
+    talk.call()
+    replies += talk.replies()
+    talk.pipeline.expire(10, 5, None)
+    assert type(caller.exception(0)) is redis.TimeoutError
+    talk.pipeline.receive(b"".join(replies))
+    assert talk.callers[1].result(0) == b"1"
+
+
+# --- strays
+
+ELSEWHERE: dict[str, type[Exception]] = {
+    "MOVED 12 10.0.0.2:7001": MovedError,
+    "ASK 12 10.0.0.2:7001": AskError,
+    "TRYAGAIN Multiple keys request during rehashing of slot": TryAgainError,
+    "CLUSTERDOWN The cluster is down": ClusterDownError,
+    "MASTERDOWN Link with MASTER is down": MasterDownError,
+    f"READONLY {REFUSAL}": ReadOnlyError,
+    f"{IN_SCRIPT}READONLY {REFUSAL}": ReadOnlyError,
+    "LOADING Redis is loading the dataset in memory": BusyLoadingError,
+}
+HERE: dict[str, type[Exception]] = {
+    "OOM command not allowed when used memory > 'maxmemory'.": OutOfMemoryError,
+    f"{IN_SCRIPT}OOM command not allowed when used memory > 'maxmemory'.": OutOfMemoryError,
+    "WRONGTYPE Operation against a key holding the wrong kind of value": ResponseError,
+    "NOPERM this user has no permissions to run the 'hset' command": NoPermissionError,
+    "MISCONF Redis is configured to save RDB snapshots": ResponseError,
+}
+
+
+@pytest.mark.parametrize("resend", [True, False])
+def test_what_the_server_does_not_serve_goes_elsewhere_in_order_and_the_rest_is_the_callers(resend: bool) -> None:
+    # Each error at an odd place, good replies between.
+    lines = [*ELSEWHERE, *HERE, *ELSEWHERE]
+    replies = {b"%d" % (2 * index + 1): line for index, line in enumerate(lines)}
+    elsewhere = Elsewhere()
+    talk = Talk(Pipeline(max_in_flight=1024, stray=elsewhere), answering(replies))
+    talk.calls(2 * len(lines) + 1, resend=resend)
+    talk.exchange()
+    gone = [number for number, line in replies.items() if line in ELSEWHERE]
+    assert elsewhere.numbers == gone
+    assert [type(error) for _, error in elsewhere.came] == [*ELSEWHERE.values()] * 2
+    for number, caller in zip(numbers(len(talk.callers)), talk.callers, strict=True):
+        if number in gone:
+            assert not caller.done()
+        elif number in replies:
+            assert type(caller.exception(0)) is HERE[replies[number]]
+        else:
+            assert caller.result(0) == number
+    assert [call.promise for call, _ in elsewhere.came] == [talk.callers[int(number)] for number in gone]
+    moved = elsewhere.came[0][1]
+    assert isinstance(moved, MovedError)
+    assert (moved.host, moved.port) == ("10.0.0.2", 7001)
+    assert not talk.pipeline.is_retiring
+    assert talk.pipeline.pending() == []
+
+
+def test_a_cancelled_caller_does_not_stray() -> None:
+    elsewhere = Elsewhere()
+    talk = Talk(Pipeline(max_in_flight=1024, stray=elsewhere), answering(dict.fromkeys(numbers(3), "MOVED 1 h:1")))
+    callers = talk.calls(3)
+    replies = talk.replies()
+    callers[1].cancel()
+    talk.pipeline.receive(b"".join(replies))
+    assert elsewhere.numbers == [b"0", b"2"]
+
+
+@given(
+    st.integers(1, 100),
+    st.dictionaries(st.integers(0, 99), st.integers(1, 4)),
+    st.sets(st.integers(0, 99)),
+    st.sampled_from([1, 5, 33, 1024]),
+    st.integers(1, 2000),
+)
+@example(70, dict.fromkeys(range(70), 2), {3}, 1024, 2000)
+def test_a_call_may_come_back_to_the_same_pipeline(
+    count: int, times: dict[int, int], cancelled: set[int], limit: int, size: int
+) -> None:
+    left = {b"%d" % number: repeats for number, repeats in times.items()}
+
+    def answer(request: list[bytes]) -> bytes:
+        if request[0] == b"GET" and left.get(request[-1]):
+            left[request[-1]] -= 1
+            return b"-TRYAGAIN later\r\n"
+        return echo(request)
+
+    elsewhere = Elsewhere()
+    pipeline = Pipeline(max_in_flight=limit, stray=elsewhere)
+    elsewhere.then = pipeline.submit
+    talk = Talk(pipeline, answer)
+    callers = talk.calls(count)
+    stream = b"".join(talk.replies())
+    for number in cancelled & set(range(count)):
+        callers[number].cancel()
+    while stream:
+        for start in range(0, len(stream), size):
+            pipeline.receive(stream[start : start + size])
+        stream = b"".join(talk.replies())
+    for number, caller in enumerate(callers):
+        assert caller.done()
+        assert caller.cancelled() or caller.result() == b"%d" % number
+    assert not pipeline.is_waiting
+
+
+def test_without_a_connection_the_line_is_handed_out_and_what_was_sent_is_left() -> None:
+    elsewhere = Elsewhere()
+    talk = Talk(Pipeline(max_in_flight=1024, stray=elsewhere))
+    elsewhere.then = talk.pipeline.submit
+    talk.calls(3)
+    replies = talk.replies()
+    talk.calls(3)
+    talk.pipeline.scatter(LOST)
+    assert elsewhere.numbers == [b"3", b"4", b"5"]
+    assert {error for _, error in elsewhere.came} == {LOST}
+    assert not any(caller.done() for caller in talk.callers)
+    talk.pipeline.receive(b"".join(replies))
+    assert talk.results() == [*numbers(3), None, None, None]
+    # Those that came back at once are in the line again.
+    assert talk.sent() == [b"3", b"4", b"5"]
+    talk.pipeline.scatter(LOST)
+    assert len(elsewhere.came) == 3
+
+
+def test_with_nowhere_to_go_it_is_told() -> None:
+    lines = [line for line, kind in ELSEWHERE.items() if kind is not BusyLoadingError]
+    talk = Talk(answer=answering(dict(zip(numbers(len(lines)), lines, strict=True))))
+    talk.calls(len(lines))
+    talk.exchange()
+    assert [type(caller.exception(0)) for caller in talk.callers] == [ELSEWHERE[line] for line in lines]
+    caller = talk.call()
+    talk.pipeline.scatter(LOST)
+    error = caller.exception(0)
+    assert isinstance(error, redis.ConnectionError)
+    assert error.__cause__ is LOST
+
+
+# --- connections that are given up
+
+
+@pytest.mark.parametrize("resend", [True, False])
+@pytest.mark.parametrize("line", [f"READONLY {REFUSAL}", f"{IN_SCRIPT}READONLY {REFUSAL}", "LOADING in memory"])
+def test_what_a_connection_is_given_up_for_is_sent_on_the_next_one(line: str, resend: bool) -> None:
+    pipeline = Pipeline(max_in_flight=1024, retire_on=(BusyLoadingError, ReadOnlyError))
+    talk = Talk(pipeline, answering({b"1": line, b"2": line}))
+    talk.calls(4, resend=resend)
+    talk.pipeline.receive(b"".join(talk.replies()))
+    assert talk.results() == [b"0", None, None, b"3"]
+    assert pipeline.is_retiring
+    assert pipeline.take() == b""
+    pipeline.lost(LOST)
+    pipeline.connected()
+    assert not pipeline.is_retiring
+    talk.answer = echo
+    talk.call()
+    assert talk.sent() == [b"1", b"2", b"4"]
+    pipeline.lost(LOST)
+    told = [caller.exception(0) if caller.done() else None for caller in talk.callers[1:3]]
+    assert [type(error) for error in told] == [type(None) if resend else OutcomeUnknown] * 2
+
+
+@pytest.mark.parametrize("line", [f"READONLY {REFUSAL}", f"{IN_SCRIPT}READONLY {REFUSAL}"])
+def test_by_default_a_connection_is_not_given_up_for_readonly(line: str) -> None:
+    talk = Talk(answer=answering({b"0": line}))
+    caller = talk.call(resend=False)
+    talk.exchange()
+    assert type(caller.exception(0)) is ReadOnlyError
+    assert not talk.pipeline.is_retiring
+
+
+def test_another_server_is_better_than_another_connection() -> None:
+    elsewhere = Elsewhere()
+    pipeline = Pipeline(max_in_flight=8, retire_on=(BusyLoadingError, ReadOnlyError), stray=elsewhere)
+    talk = Talk(pipeline, answering({b"0": "LOADING in memory", b"1": f"READONLY {REFUSAL}"}))
+    talk.calls(2)
+    talk.exchange()
+    assert elsewhere.numbers == [b"0", b"1"]
+    assert not pipeline.is_retiring
+
+
+def test_deadlines_pass_in_any_order() -> None:
+    talk = Talk()
+    late, early = talk.call(deadline=10.0), talk.call(deadline=5.0)
+    # One that comes from another server is older than those it stands behind.
+    assert talk.pipeline.next_deadline() == 5.0
+    talk.pipeline.expire(6.0, 1.0, None)
+    assert isinstance(early.exception(), redis.TimeoutError)
+    assert not late.done()
+    assert talk.sent() == [b"0"]
