@@ -17,6 +17,7 @@ import hiredis
 from redis_botsession import BotSession, Codec
 from redis_botsession._codec.codec import DEFAULT_MAX_BYTES
 from redis_botsession._protocol.commands import Argument, Command, Commands
+from redis_botsession._session.changes import Write
 from redis_botsession._session.times import DEFAULT_TTL
 from redis_botsession.store import DEFAULT_PREFIX
 
@@ -89,7 +90,8 @@ class Ceiling(Contender):
         loop = asyncio.get_running_loop()
         _, self._wire = await loop.create_connection(Wire, address.hostname or "", address.port or 0)
         self._packed = {user: self._pack(user) for user in users}
-        for command in (self._commands.update(1, CHANNEL, {}), self._commands.set(1, CHANNEL, BotSession("1", str(CHANNEL)))):
+        replace = self._commands.set(1, CHANNEL, BotSession("1", str(CHANNEL)))
+        for command in (self._commands.write(1, CHANNEL, Write()), replace):
             if command.script is not None:
                 _refuse_error(await self._wire.send(_packed((b"SCRIPT", b"LOAD", command.script.source))))
 
@@ -100,11 +102,11 @@ class Ceiling(Contender):
         await self._run(self._commands.set(user, CHANNEL, BotSession(str(user), str(CHANNEL), data)))
 
     async def load(self, user: int) -> dict[str, Any] | None:
-        session = await self._run(self._commands.get(user, CHANNEL))
-        return session.data if session else None
+        loaded = await self._run(self._commands.load(user, CHANNEL))
+        return loaded.session.data if loaded else None
 
     async def update(self, user: int, key: str, value: object) -> None:
-        await self._run(self._commands.update(user, CHANNEL, {key: value}))
+        await self._run(self._commands.write(user, CHANNEL, Write(values={key: value})))
 
     async def cycle(self, user: int, key: str, value: object) -> None:
         get, update = self._packed[user]
@@ -112,7 +114,8 @@ class Ceiling(Contender):
         _refuse_error(await self._wire.send(update))
 
     def _pack(self, user: int) -> tuple[bytes, bytes]:
-        get, update = self._commands.get(user, CHANNEL), self._commands.update(user, CHANNEL, {CHANGED_KEY: _NUMBER})
+        get = self._commands.load(user, CHANNEL)
+        update = self._commands.write(user, CHANNEL, Write(values={CHANGED_KEY: _NUMBER}))
         return _packed(get.args), _packed(update.args)
 
     async def _run(self, command: Command[T]) -> T:

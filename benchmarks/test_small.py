@@ -13,6 +13,7 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from redis_botsession import BotSession, Codec, SessionStore
 from redis_botsession._codec.codec import DEFAULT_MAX_BYTES
 from redis_botsession._protocol.commands import Commands
+from redis_botsession._session.changes import Write
 from redis_botsession._session.times import DEFAULT_TTL
 from redis_botsession.embedded import LocalServer
 from redis_botsession.store import DEFAULT_PREFIX
@@ -69,25 +70,25 @@ def test_decode(benchmark: BenchmarkFixture, data: dict[str, Any]) -> None:
 
 
 def test_make_get(benchmark: BenchmarkFixture, commands: Commands) -> None:
-    assert benchmark(commands.get, USER, CHANNEL).args[0] == b"HGETALL"
+    assert benchmark(commands.load, USER, CHANNEL).args[0] == b"HGETALL"
 
 
 @pytest.mark.usefixtures("store")
 def test_parse_get(benchmark: BenchmarkFixture, server: LocalServer, commands: Commands, data: dict[str, Any]) -> None:
-    load = commands.get(USER, CHANNEL)
+    load = commands.load(USER, CHANNEL)
     with redis.Redis.from_url(server.url) as client:
         fields: dict[bytes, bytes] = client.execute_command(*load.args)
     reply = [part for item in fields.items() for part in item]
-    session = benchmark(load.parse, reply)
-    assert session.data == data
+    loaded = benchmark(load.parse, reply)
+    assert loaded.session.data == data
 
 
 def test_make_update(benchmark: BenchmarkFixture, commands: Commands) -> None:
-    assert benchmark(commands.update, USER, CHANNEL, {CHANGED_KEY: 3}).args[0] == b"EVALSHA"
+    assert benchmark(lambda: commands.write(USER, CHANNEL, Write(values={CHANGED_KEY: 3}))).args[0] == b"EVALSHA"
 
 
 def test_parse_update(benchmark: BenchmarkFixture, commands: Commands) -> None:
-    command = commands.update(USER, CHANNEL, {CHANGED_KEY: 3})
+    command = commands.write(USER, CHANNEL, Write(values={CHANGED_KEY: 3}))
     assert benchmark(command.parse, [1, 1790000000000001]) == 1790000000000001
 
 

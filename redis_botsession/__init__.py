@@ -1,9 +1,10 @@
 """Redis-native session store for chat bots."""
 
 from ._codec.codec import Codec
+from ._session.changes import Write
 from ._session.live import BotSessionHelper
-from ._session.record import KEEP, BotSession
-from .base import BotSessionStore
+from ._session.record import KEEP, BotSession, Loaded
+from ._session.store import BotSessionStore
 from .errors import (
     CorruptSession,
     DurabilityUnproven,
@@ -27,6 +28,7 @@ __all__ = [
     "Codec",
     "CorruptSession",
     "DurabilityUnproven",
+    "Loaded",
     "MemorySessionStore",
     "OutcomeUnknown",
     "SerializationError",
@@ -36,6 +38,7 @@ __all__ = [
     "SessionStore",
     "SessionTooLarge",
     "VersionConflict",
+    "Write",
     "__version__",
     "memory_store",
 ]

@@ -24,8 +24,8 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from ._protocol.replies import text_of
 from ._session.record import Id
 from ._session.times import ttl_to_ms
+from ._transport.command_store import CommandStore
 from ._transport.pubsub import Listener, Watch
-from .command_store import CommandStore
 from .errors import OutcomeUnknown, SessionError
 
 logger = logging.getLogger("redis_botsession")
@@ -208,7 +208,7 @@ class Leases:
             SessionError: these leases, or the store, are closed.
             redis.exceptions.RedisError: the server cannot be reached, or refuses; nothing is held then.
         """
-        address = self._commands.address(user_id, channel_id)
+        address = self._commands.locate(user_id, channel_id)
         key = self._commands.keys.lease(address.user, address.channel)
         if self._is_closed:
             raise _closed()

@@ -9,25 +9,31 @@ import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import chain
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from ._codec.codec import DEFAULT_MAX_BYTES, Codec
 from ._protocol.commands import Command, Commands
 from ._protocol.layout import CREATED_AT, EXPIRES_AT, OWNER, VERSION
 from ._protocol.replies import Status
 from ._session.times import DEFAULT_TTL, TTL
-from .command_store import CommandStore
+from ._transport.command_store import CommandStore
 from .errors import SessionError
 
 T = TypeVar("T")
 
-#: What stands in a command for a number that is not given.
-Optional = int | bytes
+#: A number in a command, or b"" for a number that is not given.
+OptionalInt = int | bytes
 Reply = tuple[int, int] | tuple[int, int, list[bytes]]
 
 
-# Which of the methods below does what a plain command does.
-_PLAIN: dict[bytes | int, str] = {b"HGETALL": "get", b"ZRANGE": "index", b"EXISTS": "exists", b"SCAN": "scan"}
+# Which method does what a plain Redis command does.
+_PLAIN: Final[dict[bytes | int, str]] = {
+    b"HGETALL": "_hgetall",
+    b"ZRANGE": "_zrange",
+    b"EXISTS": "_exists",
+    b"SCAN": "_scan",
+    b"ECHO": "_echo",
+}
 
 
 @dataclass(slots=True)
@@ -83,10 +89,11 @@ class MemoryExecutor:
         if self._closed:
             raise SessionError("this store is closed; make a new one")
         self._keep_clean()
-        name = command.name if command.script else _PLAIN[command.args[0]]
-        operation = getattr(self, f"_{name}")
-        # EVALSHA, its SHA and the number of keys stand before the keys of a script.
-        return command.parse(operation(*command.args[1 if command.script is None else 3 :]))
+        if command.script is None:
+            return command.parse(getattr(self, _PLAIN[command.args[0]])(*command.args[1:]))
+        # Named as in the header of the script that does the same in Redis; EVALSHA and the SHA are not for it.
+        script = command.script
+        return command.parse(getattr(self, f"_{script.name}")(**script.bind(command.args[2:])))
 
     async def run_many(self, commands: Sequence[Command[Any]]) -> list[Any]:
         return [await self.run(command) for command in commands]
@@ -143,7 +150,7 @@ class MemoryExecutor:
             del self._indexes[record.index]
         return True
 
-    def _get(self, key: bytes) -> dict[bytes, bytes]:
+    def _hgetall(self, key: bytes) -> dict[bytes, bytes]:
         record = self._live(key)
         if record is None:
             return {}
@@ -160,31 +167,33 @@ class MemoryExecutor:
     def _exists(self, key: bytes) -> bool:
         return self._live(key) is not None
 
-    def _index(self, index: bytes, *_: int) -> list[bytes]:
+    def _zrange(self, index: bytes, *_: int) -> list[bytes]:
         return list(self._indexes.get(index, ()))
 
     def _scan(self, *_: Any) -> tuple[int, list[bytes]]:
         return 0, [key for key in list(self._records) if self._live(key) is not None]
 
-    def _touch(self, key: bytes, index: bytes, member: bytes, ttl_ms: Optional) -> Reply:
-        record = self._live(key)
+    def _echo(self, text: bytes) -> bytes:
+        return text
+
+    def _touch(self, *, session: bytes, index: bytes, member: bytes, ttl_ms: OptionalInt) -> Reply:
+        record = self._live(session)
         if record is None:
             return Status.GONE, 0
         record.deadline = self._deadline(record.own_deadline, ttl_ms)
         return Status.OK, 0
 
-    def _delete(self, key: bytes, index: bytes, member: bytes, expected: Optional) -> Reply:
-        record = self._live(key)
+    def _delete(self, *, session: bytes, index: bytes, member: bytes, expected_version: OptionalInt) -> Reply:
+        record = self._live(session)
         version = 0 if record is None else record.version
-        if expected not in (b"", version):
+        if expected_version not in (b"", version):
             return Status.CONFLICT, version
-        return (Status.OK if self._remove(key) else Status.GONE), 0
+        return (Status.OK if self._remove(session) else Status.GONE), 0
 
-    def _clear(self, index: bytes, *keys_and_members: bytes) -> Reply:
-        keys = keys_and_members[: len(keys_and_members) // 2]
-        return Status.OK, sum([self._live(key) is not None and self._remove(key) for key in keys])
+    def _clear(self, *, index: bytes, sessions: Sequence[bytes], members: Sequence[bytes]) -> Reply:
+        return Status.OK, sum([self._live(key) is not None and self._remove(key) for key in sessions])
 
-    def _acquire(self, lease: bytes, token: bytes, lease_ms: int) -> Reply:
+    def _acquire(self, *, lease: bytes, token: bytes, lease_ms: int) -> Reply:
         now_ms = self._now_ms()
         holder = self._leases.get(lease)
         if holder is None or holder.deadline <= now_ms:
@@ -196,14 +205,14 @@ class MemoryExecutor:
             return Status.HELD, holder.deadline - now_ms
         return Status.OK, 0
 
-    def _renew(self, lease: bytes, token: bytes, lease_ms: int) -> Reply:
+    def _renew(self, *, lease: bytes, token: bytes, lease_ms: int) -> Reply:
         holder = self._holder(lease, token)
         if holder is None:
             return Status.GONE, 0
         holder.deadline = self._now_ms() + lease_ms
         return Status.OK, 0
 
-    def _release(self, lease: bytes, token: bytes) -> Reply:
+    def _release(self, *, lease: bytes, token: bytes) -> Reply:
         holder = self._holder(lease, token)
         if holder is None:
             return Status.GONE, 0
@@ -217,70 +226,73 @@ class MemoryExecutor:
 
     def _set(
         self,
-        key: bytes,
+        *,
+        session: bytes,
         index: bytes,
         member: bytes,
         owner: bytes,
-        ttl_ms: Optional,
-        expected: Optional,
+        ttl_ms: OptionalInt,
+        expected_version: OptionalInt,
         created_at: int,
-        expires_at: Optional,
+        expires_at: OptionalInt,
         size: int,
-        *fields: bytes,
+        fields: Sequence[bytes],
     ) -> Reply:
-        before = self._live(key)
+        before = self._live(session)
         version = 0 if before is None else before.version
-        if expected not in (b"", version):
+        if expected_version not in (b"", version):
             return Status.CONFLICT, version
         new = self._next_version()
         born = new if before is None else before.born
         own = None if isinstance(expires_at, bytes) else expires_at
         packed = dict(zip(fields[::2], fields[1::2], strict=True))
         record = _Record(index, member, owner, new, created_at, born, own, self._deadline(own, ttl_ms), packed)
-        return self._store(key, record)
+        return self._store(session, record)
 
     def _update(
         self,
-        key: bytes,
+        *,
+        session: bytes,
         index: bytes,
         member: bytes,
         owner: bytes,
-        ttl_ms: Optional,
-        expected: Optional,
+        ttl_ms: OptionalInt,
+        expected_version: OptionalInt,
         create: int,
-        since: Optional,
-        expires_at: Optional,
+        since_version: OptionalInt,
+        expires_at: OptionalInt,
         max_bytes: int,
         modes: bytes,
         named: int,
-        *rest: bytes,
+        fields: Sequence[bytes],
     ) -> Reply:
-        before = self._live(key)
-        if (before is None and not create) or (before is not None and isinstance(since, int) and before.born > since):
+        before = self._live(session)
+        is_another = before is not None and isinstance(since_version, int) and before.born > since_version
+        if is_another or (before is None and not create):
             return Status.GONE, 0
         version = 0 if before is None else before.version
-        if expected not in (b"", version):
+        if expected_version not in (b"", version):
             return Status.CONFLICT, version
         own = None if before is None else before.own_deadline
         if expires_at != b"":
             own = expires_at if isinstance(expires_at, int) else None
-        fields = {} if before is None else dict(before.fields)
-        names = rest[:named]
-        for name in set(fields).difference(names) if b"r" in modes else names:
-            fields.pop(name, None)
-        fields.update(zip(rest[named::2], rest[named + 1 :: 2], strict=True))
-        if b"e" in modes and not fields:
-            self._remove(key)
+        after = {} if before is None else dict(before.fields)
+        names = fields[:named]
+        for name in set(after).difference(names) if b"r" in modes else names:
+            after.pop(name, None)
+        after.update(zip(fields[named::2], fields[named + 1 :: 2], strict=True))
+        if b"e" in modes and not after:
+            self._remove(session)
             return Status.REMOVED, 0
         new = self._next_version()
         created_at, born = (new, new) if before is None else (before.created_at, before.born)
-        record = _Record(index, member, owner, new, created_at, born, own, self._deadline(own, ttl_ms), fields)
+        record = _Record(index, member, owner, new, created_at, born, own, self._deadline(own, ttl_ms), after)
         too_large = record.size > max_bytes and record.size > (0 if before is None else before.size)
         if too_large and record.deadline > self._now_ms():
             return Status.TOO_LARGE, record.size
-        reply = self._store(key, record)
+        reply = self._store(session, record)
         if b"g" in modes and reply[0] == Status.OK:
-            return *reply, [*chain.from_iterable(self._get(key).items())]
+            return *reply, [*chain.from_iterable(self._hgetall(session).items())]
         return reply
 
     def _store(self, key: bytes, record: _Record) -> tuple[int, int]:
@@ -296,7 +308,7 @@ class MemoryExecutor:
         # One count for all sessions: it never repeats for one that was deleted, whatever the clock does.
         return max(self._last_version + 1, math.floor(self._clock() * 1_000_000))
 
-    def _deadline(self, own_deadline: int | None, ttl_ms: Optional) -> float:
+    def _deadline(self, own_deadline: int | None, ttl_ms: OptionalInt) -> float:
         if own_deadline is not None:
             return math.ceil(own_deadline / 1000)
         return math.inf if isinstance(ttl_ms, bytes) else self._now_ms() + ttl_ms
@@ -311,6 +323,11 @@ def _clean(reference: weakref.ref[MemoryExecutor]) -> None:
         executor._keep_clean()
 
 
+def _wall_clock() -> float:
+    # Looked up at each call: freezegun and time-machine replace it.
+    return time.time()
+
+
 class MemorySessionStore(CommandStore):
     """Sessions in the memory of this process, gone with it. Everything else is as in ``SessionStore``.
 
@@ -322,7 +339,7 @@ class MemorySessionStore(CommandStore):
             out in either case.)
         codec: Packs the values; give one with your own types registered.
         max_bytes: Limit on the bytes of one session, in and out.
-        clock: The time in seconds since 1970; tests give their own.
+        clock: Returns the time in seconds since 1970; default: ``time.time``. Tests give a clock of their own.
 
     Raises:
         TypeError, ValueError: a bad argument.
@@ -335,11 +352,11 @@ class MemorySessionStore(CommandStore):
         cleanup_interval: float | None = 60.0,
         codec: Codec | None = None,
         max_bytes: int = DEFAULT_MAX_BYTES,
-        clock: Callable[[], float] = time.time,
+        clock: Callable[[], float] | None = None,
     ) -> None:
         if cleanup_interval is not None and not cleanup_interval > 0:
             raise ValueError(f"cleanup_interval must be positive, not {cleanup_interval!r}; None means never")
-        self._memory = MemoryExecutor(clock, cleanup_interval)
+        self._memory = MemoryExecutor(clock or _wall_clock, cleanup_interval)
         super().__init__(Commands(prefix="", ttl=ttl, codec=codec or Codec(), max_bytes=max_bytes), self._memory)
 
     def cleanup(self) -> int:

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from ._session.live import BotSessionHelper
 from ._session.record import Id
-from .base import BotSessionStore
+from ._session.store import BotSessionStore
 from .errors import SessionGone
 
 T = TypeVar("T")

@@ -9,14 +9,17 @@ import redis.asyncio
 from ._codec.codec import DEFAULT_MAX_BYTES, Codec
 from ._protocol.commands import Commands
 from ._protocol.durability import DEFAULT_WAIT, durability_of
+from ._session.store import BotSessionStore
 from ._session.times import DEFAULT_TTL, TTL
 from ._transport.client import ClientExecutor
 from ._transport.cluster import ClusterExecutor
+from ._transport.command_store import CommandStore
 from ._transport.executor import Executor
 from ._transport.options import read_url
 from ._transport.sentinel import SentinelExecutor
 from ._transport.server import Pipelined, PipelinedExecutor
-from .command_store import CommandStore
+
+__all__ = ["DEFAULT_PREFIX", "BotSessionStore", "SessionStore"]
 
 DEFAULT_PREFIX = "bot:session:"
 

@@ -1,4 +1,4 @@
-"""The synchronous twin of the store, for threads: Flask or Bolt handlers, telebot, scripts.
+"""The store without asyncio, for threads: handlers of Flask, Slack Bolt or pyTelegramBotAPI, and scripts.
 
     from redis_botsession.sync import SessionStore
 
@@ -6,7 +6,7 @@
     with store.session(user_id, channel_id) as session:
         session.data["step"] = "email"
 
-Its methods are those of ``redis_botsession.SessionStore`` and do the same; they run the same code.
+Its methods are those of ``redis_botsession.SessionStore`` without ``await``, and run the same code.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from __future__ import annotations
 import inspect
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, contextmanager
-from datetime import datetime
+from functools import wraps
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Concatenate, ParamSpec, Self, TypeVar, cast
 
 import redis
 import redis.sentinel
@@ -26,22 +26,26 @@ import redis.sentinel
 from ._codec.codec import DEFAULT_MAX_BYTES, Codec
 from ._protocol.commands import Commands
 from ._protocol.durability import DEFAULT_WAIT, durability_of
-from ._session.live import Backing, LiveSession
-from ._session.record import KEEP, BotSession, Id, Keep
+from ._session.live import LiveSession, LiveStore
+from ._session.record import BotSession, Id, Loaded
+from ._session.store import DEFAULT_ATTEMPTS, BotSessionStore
 from ._session.times import DEFAULT_TTL, TTL
 from ._transport.client import MAX_CONCURRENCY
+from ._transport.command_store import CommandStore
 from ._transport.options import checked, read_url
 from ._transport.threads import BlockingExecutor, iterate, run, turn_at
-from .command_store import CommandStore
 from .store import DEFAULT_PREFIX
 
 __all__ = ["BotSessionHelper", "SessionStore"]
 
+P = ParamSpec("P")
+T = TypeVar("T")
+
 _DEFAULTS: dict[str, Any] = {"socket_timeout": 5.0, "socket_connect_timeout": 5.0}
 
 
-class BlockingCommandStore(CommandStore):
-    """A store whose coroutines never suspend, on an executor whose coroutines never do."""
+class _BlockingStore(CommandStore):
+    """A store whose coroutines run to their end without suspending, since its executor blocks the thread instead."""
 
     def _turn(self, turn: tuple[int, str]) -> AbstractAsyncContextManager[Any]:
         return turn_at(turn)
@@ -50,32 +54,46 @@ class BlockingCommandStore(CommandStore):
         time.sleep(seconds)  # noqa: ASYNC251 - the thread is what waits here; there is no event loop
 
 
+def _blocking(
+    method: Callable[Concatenate[BotSessionStore, P], Coroutine[Any, Any, T]],
+) -> Callable[Concatenate[SessionStore, P], T]:
+    """A method of the asynchronous store as one of the synchronous store, with its signature and its docstring."""
+
+    @wraps(method)
+    def call(self: SessionStore, *args: P.args, **options: P.kwargs) -> T:
+        result: T = run(getattr(self._store, method.__name__)(*args, **options))
+        return result
+
+    return cast("Callable[Concatenate[SessionStore, P], T]", call)
+
+
 class BotSessionHelper(LiveSession):
-    """As ``redis_botsession.BotSessionHelper``, without awaiting. For one thread at a time, as its ``data`` is."""
+    """The live session without ``await``. It is for one thread at a time, as its ``data`` is."""
 
     __slots__ = ("_lock",)
 
-    def __init__(self, store: Backing, session: BotSession, stored: dict[bytes, bytes] | None = None) -> None:
-        super().__init__(store, session, stored)
-        # Threads that share a helper after all wait for each other here; what is below knows of none.
+    def __init__(self, store: LiveStore, loaded: Loaded) -> None:
+        super().__init__(store, loaded)
+        # For threads that share a live session in spite of that: the code below this class knows of no other threads.
         self._lock = threading.Lock()
 
     @classmethod
-    def load(cls, store: Backing, user_id: Id, channel_id: Id) -> Self:
+    def load(cls, store: LiveStore, user_id: Id, channel_id: Id) -> Self:
+        """Loads the session and renews its rolling TTL, in one round trip. If there is none, returns an empty one."""
         return run(cls._load(store, user_id, channel_id))
 
     def update(self, changes: Mapping[str, Any]) -> None:
-        """As ``BotSessionHelper.update`` of ``redis_botsession``."""
+        """Merges ``changes`` into ``data`` and saves; see ``redis_botsession.BotSessionHelper.update``."""
         with self._lock:
             run(self._update(changes))
 
     def save(self) -> None:
-        """As ``BotSessionHelper.save`` of ``redis_botsession``."""
+        """Writes what has changed since the load or the last save; see ``redis_botsession.BotSessionHelper.save``."""
         with self._lock:
             run(self._save())
 
     def delete(self) -> None:
-        """As ``BotSessionHelper.delete`` of ``redis_botsession``."""
+        """Removes the session; see ``redis_botsession.BotSessionHelper.delete``."""
         with self._lock:
             run(self._delete())
 
@@ -113,7 +131,7 @@ class SessionStore:
         commands = Commands(prefix=prefix, ttl=ttl, codec=codec or Codec(), max_bytes=max_bytes)
         durability = durability_of(replicas, fsync, wait_timeout)
         executor = BlockingExecutor(client, durability, max_concurrency=max_connections)
-        self._store = BlockingCommandStore(commands, executor)
+        self._store = _BlockingStore(commands, executor)
         self._owned: Sequence[redis.Redis] = ()
 
     @classmethod
@@ -177,97 +195,40 @@ class SessionStore:
         """The key of a session, as ``redis-cli`` takes it."""
         return self._store.key(user_id, channel_id)
 
-    def get(self, user_id: Id, channel_id: Id, *, touch: bool = False) -> BotSession | None:
-        """As ``BotSessionStore.get``."""
-        return run(self._store.get(user_id, channel_id, touch=touch))
+    load = _blocking(BotSessionStore.load)
+    write = _blocking(BotSessionStore.write)
+    get = _blocking(BotSessionStore.get)
+    set = _blocking(BotSessionStore.set)
+    update = _blocking(BotSessionStore.update)
+    update_and_get = _blocking(BotSessionStore.update_and_get)
+    replace = _blocking(BotSessionStore.replace)
+    discard = _blocking(BotSessionStore.discard)
+    touch = _blocking(BotSessionStore.touch)
+    delete = _blocking(BotSessionStore.delete)
+    clear = _blocking(BotSessionStore.clear)
+    channels = _blocking(BotSessionStore.channels)
+    size = _blocking(BotSessionStore.size)
+    ping = _blocking(BotSessionStore.ping)
 
-    def set(self, user_id: Id, channel_id: Id, session: BotSession, *, expected_version: int | None = None) -> int:
-        """As ``BotSessionStore.set``."""
-        return run(self._store.set(user_id, channel_id, session, expected_version=expected_version))
+    def modify(
+        self, user_id: Id, channel_id: Id, fn: Callable[[BotSession], None], *, attempts: int = DEFAULT_ATTEMPTS
+    ) -> BotSession:
+        """Does what ``redis_botsession.SessionStore.modify`` does, with a plain function ``fn``.
 
-    def update(
-        self,
-        user_id: Id,
-        channel_id: Id,
-        changes: Mapping[str, Any],
-        *,
-        remove: Iterable[str] = (),
-        expected_version: int | None = None,
-        create: bool = True,
-        expires_at: datetime | Keep | None = KEEP,
-        since_version: int | None = None,
-    ) -> int:
-        """As ``BotSessionStore.update``."""
-        return run(
-            self._store.update(
-                user_id,
-                channel_id,
-                changes,
-                remove=remove,
-                expected_version=expected_version,
-                create=create,
-                expires_at=expires_at,
-                since_version=since_version,
-            )
-        )
-
-    def update_and_get(
-        self, user_id: Id, channel_id: Id, changes: Mapping[str, Any], *, remove: Iterable[str] = (), create: bool = True
-    ) -> BotSession | None:
-        """As ``BotSessionStore.update_and_get``."""
-        return run(self._store.update_and_get(user_id, channel_id, changes, remove=remove, create=create))
-
-    def replace(
-        self,
-        user_id: Id,
-        channel_id: Id,
-        data: Mapping[str, Any],
-        *,
-        keep: Iterable[str] = (),
-        create: bool = True,
-        drop_empty: bool = False,
-    ) -> int:
-        """As ``BotSessionStore.replace``."""
-        return run(self._store.replace(user_id, channel_id, data, keep=keep, create=create, drop_empty=drop_empty))
-
-    def discard(self, user_id: Id, channel_id: Id, names: Iterable[str]) -> int:
-        """As ``BotSessionStore.discard``."""
-        return run(self._store.discard(user_id, channel_id, names))
-
-    def modify(self, user_id: Id, channel_id: Id, fn: Callable[[BotSession], None], *, attempts: int = 100) -> BotSession:
-        """As ``BotSessionStore.modify``; ``fn`` is a plain function. Threads of this process take turns at one session."""
+        Threads of this process take turns at one session.
+        """
 
         def checked(session: BotSession) -> None:
-            result: object = fn(session)  # type: ignore[func-returns-value] # somebody may give a coroutine function
+            result: object = fn(session)  # type: ignore[func-returns-value] # a caller without type checks may give a coroutine function
             if inspect.iscoroutine(result):
                 result.close()
                 raise TypeError("modify() of the synchronous SessionStore takes a plain function, not a coroutine function")
 
         return run(self._store.modify(user_id, channel_id, checked, attempts=attempts))
 
-    def touch(self, user_id: Id, channel_id: Id, ttl: TTL = None) -> bool:
-        """As ``BotSessionStore.touch``."""
-        return run(self._store.touch(user_id, channel_id, ttl))
-
-    def delete(self, user_id: Id, channel_id: Id, *, expected_version: int | None = None) -> bool:
-        """As ``BotSessionStore.delete``."""
-        return run(self._store.delete(user_id, channel_id, expected_version=expected_version))
-
-    def clear(self, user_id: Id) -> int:
-        """As ``BotSessionStore.clear``."""
-        return run(self._store.clear(user_id))
-
-    def channels(self, user_id: Id) -> list[str]:
-        """As ``BotSessionStore.channels``."""
-        return run(self._store.channels(user_id))
-
     def scan(self) -> Iterator[tuple[str, str]]:
-        """As ``BotSessionStore.scan``."""
+        """Yields every (user_id, channel_id) once; see ``redis_botsession.BotSessionStore.scan``."""
         return iterate(self._store.scan())
-
-    def size(self) -> int:
-        """As ``BotSessionStore.size``."""
-        return run(self._store.size())
 
     @contextmanager
     def _session(self, user_id: Id, channel_id: Id) -> Iterator[BotSessionHelper]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import inspect
 import re
 import subprocess
 import sys
@@ -13,7 +14,7 @@ import pytest
 
 import redis_botsession
 from redis_botsession._protocol.replies import Status
-from redis_botsession._protocol.scripts import BINDINGS, Binding
+from redis_botsession._protocol.scripts import SCRIPTS, Script
 
 PACKAGE = Path(redis_botsession.__file__).parent
 LUA = PACKAGE.parent / "lua"
@@ -25,7 +26,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "errors": (),
     "_codec": ("types", "walk", "codec"),
     "codec": (),
-    "_session": ("times", "record", "changes", "live"),
+    "_session": ("times", "record", "changes", "live", "store"),
     "_protocol": ("layout", "scripts", "replies", "commands", "durability"),
     "_transport": (
         "executor",
@@ -40,9 +41,8 @@ ROOMS: dict[str, tuple[str, ...]] = {
         "sentinel",
         "slot_map",
         "cluster",
+        "command_store",
     ),
-    "base": (),
-    "command_store": (),
     "store": (),
     "sync": (),
     "memory": (),
@@ -64,6 +64,8 @@ FRAMEWORKS = {
     "microsoft_agents": "microsoft_agents",
 }
 PUBLIC = {
+    "Loaded",
+    "Write",
     "SessionStore",
     "MemorySessionStore",
     "memory_store",
@@ -181,14 +183,16 @@ def test_nothing_else_imports_a_framework_or_an_adapter() -> None:
                 assert name[:1] != ["adapters"] or name[1].startswith("_"), path
 
 
-@pytest.mark.parametrize("module", ["store", "memory", "base", "_session.live", "middleware", "_codec.codec", "embedded"])
+@pytest.mark.parametrize(
+    "module", ["store", "_session.store", "memory", "_session.live", "middleware", "_codec.codec", "embedded"]
+)
 def test_public_methods_say_what_they_do(module: str) -> None:
     for owner in vars(importlib.import_module(f"redis_botsession.{module}")).values():
         if isinstance(owner, type) and owner.__module__ == f"redis_botsession.{module}" and not owner.__name__.startswith("_"):
             assert owner.__doc__, owner
             for name, member in vars(owner).items():
-                if callable(member) and not name.startswith("_") and module == "base":
-                    assert member.__doc__, f"{owner.__name__}.{name}"
+                if callable(member) and not name.startswith("_") and module == "_session.store":
+                    assert inspect.getdoc(getattr(owner, name)), f"{owner.__name__}.{name}"
 
 
 # --- Lua
@@ -206,16 +210,16 @@ def declared(name: str, kind: str) -> tuple[str, ...]:
     return tuple(word + rest for _, rest, word in rows)
 
 
-@pytest.mark.parametrize(("name", "binding"), BINDINGS.items(), ids=BINDINGS)
-def test_the_header_of_a_script_is_its_binding(name: str, binding: Binding) -> None:
-    assert declared(name, "KEYS") == binding.keys
-    assert declared(name, "ARGV") == binding.args
+@pytest.mark.parametrize(("name", "script"), SCRIPTS.items(), ids=SCRIPTS)
+def test_the_header_of_a_script_is_its_binding(name: str, script: Script) -> None:
+    assert declared(name, "KEYS") == script.keys
+    assert declared(name, "ARGV") == script.args
 
 
-@pytest.mark.parametrize(("name", "binding"), BINDINGS.items(), ids=BINDINGS)
-def test_every_key_and_argument_is_bound_to_a_local_of_its_name(name: str, binding: Binding) -> None:
+@pytest.mark.parametrize(("name", "script"), SCRIPTS.items(), ids=SCRIPTS)
+def test_every_key_and_argument_is_bound_to_a_local_of_its_name(name: str, script: Script) -> None:
     text = (LUA / f"{name}.lua").read_text("utf-8")
-    for kind, names in (("KEYS", binding.keys), ("ARGV", binding.args)):
+    for kind, names in (("KEYS", script.keys), ("ARGV", script.args)):
         for number, word in enumerate(names, start=1):
             if not word.endswith("..."):
                 pattern = rf"^local {word} = (tonumber\()?{kind}\[{number}\]\)?$"
@@ -225,7 +229,7 @@ def test_every_key_and_argument_is_bound_to_a_local_of_its_name(name: str, bindi
 
 def test_the_replies_in_the_headers_are_the_statuses() -> None:
     seen = set()
-    for name in BINDINGS:
+    for name in SCRIPTS:
         rows = re.findall(r"^-- (?:Reply)? +\{ *(-?\d), \w+\} +(\w+)", header(name), re.MULTILINE)
         assert rows, name
         code = re.sub(r"^--.*$", "", (LUA / f"{name}.lua").read_text("utf-8"), flags=re.MULTILINE)
@@ -237,7 +241,7 @@ def test_the_replies_in_the_headers_are_the_statuses() -> None:
 
 
 def test_there_is_a_binding_for_every_script_and_a_script_for_every_binding() -> None:
-    assert {path.stem for path in LUA.glob("*.lua")} == set(BINDINGS)
+    assert {path.stem for path in LUA.glob("*.lua")} == set(SCRIPTS)
 
 
 @pytest.mark.parametrize("path", sorted(LUA.rglob("*.lua")), ids=lambda path: str(path.relative_to(LUA)))

@@ -51,24 +51,13 @@ def error_of(reply: Exception) -> Exception:
     return reply
 
 
-def session_of(address: Location, codec: Codec, max_bytes: int, reply: Any) -> BotSession | None:
+def loaded_of(address: Location, codec: Codec, max_bytes: int, reply: Any) -> Loaded | None:
     """The session in the reply to HGETALL; None if there is none.
 
     Raises:
-        CorruptSession: what is there is not the session of this address, or is damaged.
+        CorruptSession: the hash is not the session of this location, or is damaged.
         SessionTooLarge: more than ``max_bytes`` bytes.
     """
-    loaded = _read(address, codec, max_bytes, reply)
-    return None if loaded is None else loaded[0]
-
-
-def loaded_of(address: Location, codec: Codec, max_bytes: int, reply: Any) -> Loaded | None:
-    """The same, with its fields as they are stored."""
-    loaded = _read(address, codec, max_bytes, reply)
-    return None if loaded is None else (loaded[0], dict(zip(loaded[1], loaded[2], strict=True)))
-
-
-def _read(address: Location, codec: Codec, max_bytes: int, reply: Any) -> tuple[BotSession, list[bytes], list[bytes]] | None:
     # RESP2 gives a flat list, RESP3 a dict.
     flat: list[bytes] = reply if type(reply) is list else [*chain.from_iterable(reply.items())]
     if not flat:
@@ -100,7 +89,8 @@ def _read(address: Location, codec: Codec, max_bytes: int, reply: Any) -> tuple[
     except (ValueError, OverflowError) as error:
         raise _damage(address.session, {VERSION: version, CREATED_AT: created, EXPIRES_AT: expires}) from error
     data = codec.decode_lists(names, packed, max_bytes=max_bytes, key=address.name)
-    return BotSession(address.user, address.channel, data, created_at, updated_at, expires_at, number), names, packed
+    session = BotSession(address.user, address.channel, data, created_at, updated_at, expires_at, number)
+    return Loaded(session, names, packed)
 
 
 def version_of(key: bytes, expected: int | None, max_bytes: int, reply: Any) -> int:
@@ -125,26 +115,16 @@ def version_of(key: bytes, expected: int | None, max_bytes: int, reply: Any) -> 
     raise _refusal(key, expected, status, detail)
 
 
-def version_left(key: bytes, max_bytes: int, reply: Any) -> int:
-    """The version that removing keys made; 0 if there is no session, whether it was removed or never was.
+def written_of(address: Location, expected: int | None, codec: Codec, max_bytes: int, reply: Any) -> Loaded | None:
+    """The session as a write left it; None if the write removed it.
 
     Raises:
-        CorruptSession: nothing was written.
+        VersionConflict, SessionGone, SessionTooLarge, CorruptSession: nothing was written.
+        CorruptSession, SessionTooLarge: also after the write was applied, if the session does not decode or is still too large.
     """
-    return 0 if reply[0] == Status.GONE else version_of(key, None, max_bytes, reply)
-
-
-def merged_of(address: Location, codec: Codec, max_bytes: int, reply: Any) -> BotSession | None:
-    """The session as a write left it; None if that removed it.
-
-    Raises:
-        SessionGone, SessionTooLarge, CorruptSession: nothing was written.
-        CorruptSession, SessionTooLarge: also where what is there now does not decode, or is still too large; then the write
-            is done.
-    """
-    if version_of(address.session, None, max_bytes, reply[:2]) == 0:
+    if version_of(address.session, expected, max_bytes, reply[:2]) == 0:
         return None
-    return session_of(address, codec, max_bytes, reply[2])
+    return loaded_of(address, codec, max_bytes, reply[2])
 
 
 def was_there(key: bytes, expected: int | None, reply: Any) -> bool:

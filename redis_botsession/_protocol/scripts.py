@@ -1,20 +1,23 @@
-"""Finds the Lua scripts, puts their includes in, and knows their SHA-1 for EVALSHA.
+"""The Lua scripts: finds them, resolves their includes, and reads from their headers what each takes.
 
-An installed package has the scripts inside of it; in a checkout they are in the top-level ``lua/``.
+An installed package contains the scripts; in a checkout they are in the top-level ``lua/``.
 """
 
 from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar, cast
 
-_INCLUDE = re.compile(r"^-- @include (\w+)\n", re.MULTILINE)
+T = TypeVar("T")
+
+_INCLUDE: Final = re.compile(r"^-- @include (\w+)\n", re.MULTILINE)
+_PARAMETER: Final = re.compile(r"^-- (KEYS|ARGV)\[\d+(\.\.\.)?\] +(\w+)", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,11 +28,32 @@ class Script:
         name: The operation.
         source: The text, includes in place.
         sha: Its SHA-1 in hex, by which EVALSHA calls it.
+        keys: The names of its KEYS in order, as its header states them. A last name with "..." stands for any number.
+        args: The names of its ARGV, likewise.
+        writes_data: Whether it writes session data, which replicas and disks may have to confirm.
+        preload: Whether to load it on each new connection, since most stores call it.
     """
 
     name: str
     source: bytes
     sha: bytes
+    keys: tuple[str, ...]
+    args: tuple[str, ...]
+    writes_data: bool
+    preload: bool
+
+    def bind(self, arguments: Sequence[T]) -> dict[str, T | Sequence[T]]:
+        """The arguments of an EVALSHA by their names, without "...".
+
+        Args:
+            arguments: The words of the command after the SHA: the number of keys, the keys, the arguments.
+        """
+        count = cast("int", arguments[0])
+        bound: dict[str, T | Sequence[T]] = {}
+        for names, given in ((self.keys, arguments[1 : 1 + count]), (self.args, arguments[1 + count :])):
+            for position, name in enumerate(names):
+                bound[name.removesuffix("...")] = given[position:] if name.endswith("...") else given[position]
+        return bound
 
 
 def _root() -> Traversable:
@@ -42,9 +66,8 @@ def _root() -> Traversable:
     raise FileNotFoundError("redis_botsession is installed without its lua/ directory; install it again")
 
 
-@cache
-def load(name: str) -> Script:
-    """The script of the operation ``name``.
+def load(name: str, *, writes_data: bool = True, preload: bool = True) -> Script:
+    """Reads the script of the operation ``name``.
 
     Raises:
         FileNotFoundError: there is none.
@@ -54,55 +77,25 @@ def load(name: str) -> Script:
     def include(match: re.Match[str]) -> str:
         return (root / "lib" / f"{match[1]}.lua").read_text("utf-8")
 
-    source = _INCLUDE.sub(include, (root / f"{name}.lua").read_text("utf-8")).encode("utf-8")
-    return Script(name, source, hashlib.sha1(source, usedforsecurity=False).hexdigest().encode("ascii"))
+    text = (root / f"{name}.lua").read_text("utf-8")
+    takes: dict[str, list[str]] = {"KEYS": [], "ARGV": []}
+    for kind, rest, parameter in _PARAMETER.findall(text):
+        takes[kind].append(parameter + rest)
+    source = _INCLUDE.sub(include, text).encode("utf-8")
+    sha = hashlib.sha1(source, usedforsecurity=False).hexdigest().encode("ascii")
+    return Script(name, source, sha, tuple(takes["KEYS"]), tuple(takes["ARGV"]), writes_data, preload)
 
 
-@dataclass(frozen=True, slots=True)
-class Binding:
-    """A script and the names of what it is given, in order; the header of the script says the same (a test holds that).
-
-    The last name of ``keys`` or ``args`` stands for as many as are left if it ends in "...".
-    """
-
-    script: Script
-    keys: tuple[str, ...]
-    args: tuple[str, ...]
-
-
-#: The scripts of leases, which most stores never call.
-LEASES: Final = frozenset({"acquire", "renew", "release"})
-
-BINDINGS: Final = {
-    name: Binding(load(name), keys, args)
-    for name, keys, args in (
-        (
-            "update",
-            ("session", "index"),
-            (
-                "member",
-                "owner",
-                "ttl_ms",
-                "expected_version",
-                "create",
-                "since_version",
-                "expires_at",
-                "max_bytes",
-                "modes",
-                "named",
-                "fields...",
-            ),
-        ),
-        (
-            "set",
-            ("session", "index"),
-            ("member", "owner", "ttl_ms", "expected_version", "created_at", "expires_at", "size", "fields..."),
-        ),
-        ("touch", ("session", "index"), ("member", "ttl_ms")),
-        ("delete", ("session", "index"), ("member", "expected_version")),
-        ("clear", ("index", "sessions..."), ("members...",)),
-        ("acquire", ("lease",), ("token", "lease_ms")),
-        ("renew", ("lease",), ("token", "lease_ms")),
-        ("release", ("lease",), ("token",)),
+SCRIPTS: Final = {
+    script.name: script
+    for script in (
+        load("update"),
+        load("set"),
+        load("touch", writes_data=False),
+        load("delete"),
+        load("clear"),
+        load("acquire", writes_data=False, preload=False),
+        load("renew", writes_data=False, preload=False),
+        load("release", writes_data=False, preload=False),
     )
 }

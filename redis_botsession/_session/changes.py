@@ -1,8 +1,9 @@
-"""What has changed in a session since it was loaded."""
+"""What has changed in a session since it was loaded, and what a write asks a store to do."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
@@ -11,9 +12,62 @@ from .._codec.walk import IMMUTABLE, SURROGATES
 from .record import KEEP, BotSession, Keep
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Write:
+    """What a store is asked to do to one session, atomically. ``BotSessionStore.write`` takes it.
+
+    Attributes:
+        values: The top-level keys to set.
+        packed: ``values`` as the store's codec packs them, by UTF-8 names; None where they have not been packed yet.
+        remove: The top-level keys to remove. Those that do not exist are ignored.
+        keep: None: all other top-level keys stay. Otherwise the session is replaced: only the keys named here stay, and
+            those in ``values``.
+        expected_version: The version the session must have; 0: there must be no session. None: any.
+        since_version: The session must have existed without a break since this version: one that was deleted and created
+            again is another. None: any. Implies ``create=False``.
+        create: Whether to create the session if there is none.
+        drop_empty: Whether to remove the session if no top-level key is left.
+        expires_at: The session's own deadline; ``KEEP``: as it is. None removes it.
+    """
+
+    values: Mapping[str, Any] = field(default_factory=dict)
+    packed: Mapping[bytes, bytes] | None = None
+    remove: Sequence[str] = ()
+    keep: Sequence[str] | None = None
+    expected_version: int | None = None
+    since_version: int | None = None
+    create: bool = True
+    drop_empty: bool = False
+    expires_at: datetime | Keep | None = KEEP
+
+    @property
+    def may_create(self) -> bool:
+        """Whether this write may create a session."""
+        return self.create and self.since_version is None
+
+    def data_after(self, before: Mapping[str, Any]) -> dict[str, Any]:
+        """The top-level keys of a session after this write, for stores that hold a session as a whole.
+
+        Args:
+            before: The top-level keys of the session now; empty if there is none.
+        """
+        if self.keep is None:
+            kept = {name: value for name, value in before.items() if name not in self.remove}
+        else:
+            kept = {name: before[name] for name in self.keep if name in before}
+        return {**kept, **self.values}
+
+
 @dataclass(slots=True)
 class Changes:
-    """The difference between a session and its snapshot: what ``update`` takes; ``packed`` has what ``changed`` has, packed."""
+    """The difference between a session and its snapshot.
+
+    Attributes:
+        changed: The top-level keys that are new or have another value.
+        removed: The top-level keys that are gone.
+        expires_at: The session's own deadline, if that has changed; else ``KEEP``.
+        packed: ``changed``, packed, by UTF-8 names.
+    """
 
     changed: dict[str, Any]
     removed: list[str]
@@ -23,16 +77,33 @@ class Changes:
     def __bool__(self) -> bool:
         return bool(self.changed or self.removed or self.expires_at is not KEEP)
 
+    def as_write(self, *, since: int = 0, expected: int | None = None) -> Write:
+        """The write that applies these changes.
+
+        Args:
+            since: The version of the session in which they were found; 0: it was not stored yet. A session that was deleted
+                or created again since then is not written to.
+            expected: The version the session must still have; None: any.
+        """
+        return Write(
+            values=self.changed,
+            packed=self.packed,
+            remove=self.removed,
+            expires_at=self.expires_at,
+            since_version=since or None,
+            expected_version=expected,
+        )
+
 
 class Snapshot:
-    """A session as it was, by the bytes of each value: nested changes in place show, and 1 is not True.
+    """A session as it was at one moment, kept as the bytes of each value: so changes inside a value show, and 1 is not True.
 
     Args:
         session: The session; it may be changed afterwards.
         codec: The codec of the session's store.
         max_bytes: The limit of that store.
         key: The session's key, for messages.
-        stored: Its packed values as they were loaded, if it was just loaded: then they are not packed again.
+        packed: Its packed values, if it was just loaded and the store had them: then they are not packed again.
 
     Raises:
         SerializationError: a value cannot be stored.
@@ -42,19 +113,24 @@ class Snapshot:
     __slots__ = ("_codec", "_expires_at", "_key", "_max_bytes", "_packed", "_values")
 
     def __init__(
-        self, session: BotSession, codec: Codec, *, max_bytes: int, key: str, stored: dict[bytes, bytes] | None = None
+        self, session: BotSession, codec: Codec, *, max_bytes: int, key: str, packed: dict[bytes, bytes] | None = None
     ) -> None:
         self._codec = codec
         self._max_bytes = max_bytes
         self._key = key
         self._values = dict(session.data)
-        self._packed = self._pack(self._values) if stored is None else stored
+        self._packed = self._pack(self._values) if packed is None else packed
         self._expires_at = session.expires_at
 
-    def until(self, session: BotSession) -> Changes:
-        """What it takes to get from this to the session as it is now. Raises what the class raises."""
+    def changes_in(self, session: BotSession) -> Changes:
+        """What differs in ``session`` from this snapshot. Raises what the class raises."""
+        if not isinstance(session.data, dict):
+            raise TypeError(
+                f"session {self._key}: data must be a dict, not {type(session.data).__name__}; nothing was written. "
+                "To empty a session use session.data.clear(), to remove it await session.delete()"
+            )
         before = self._values
-        # What cannot change in place and is still the same object is the same.
+        # An immutable value that is still the same object has not changed, and need not be packed to see that.
         suspects = {
             name: value
             for name, value in session.data.items()
@@ -62,18 +138,18 @@ class Snapshot:
         }
         changed: dict[str, Any] = {}
         packed: dict[bytes, bytes] = {}
-        for (name, value), (field, now) in zip(suspects.items(), self._pack(suspects).items(), strict=True):
-            was = self._packed.get(field)
-            if was is None or (was != now and self._packed_anew(name, field, was) != now):
+        for (name, value), (utf8, now) in zip(suspects.items(), self._pack(suspects).items(), strict=True):
+            was = self._packed.get(utf8)
+            if was is None or (was != now and self._packed_again(name, utf8, was) != now):
                 changed[name] = value
-                packed[field] = now
+                packed[utf8] = now
         removed = [name for name in before if name not in session.data]
         if packed:
             self._check_size(packed, removed)
         return Changes(changed, removed, KEEP if self._expires_at == session.expires_at else session.expires_at, packed)
 
-    def follow(self, changes: Changes) -> None:
-        """Is now of the session as it was when ``changes`` were found. They may be applied while the session changes on."""
+    def apply(self, changes: Changes) -> None:
+        """Moves the snapshot on to the state after ``changes``. The session may have been changed further meanwhile."""
         for name in changes.removed:
             del self._values[name]
             del self._packed[name.encode("utf-8", SURROGATES)]
@@ -93,9 +169,9 @@ class Snapshot:
     def _pack(self, values: dict[str, Any]) -> dict[bytes, bytes]:
         return self._codec.encode(values, max_bytes=self._max_bytes, key=self._key)
 
-    def _packed_anew(self, name: str, field: bytes, stored: bytes) -> bytes:
-        """As we would have packed what was stored: others may have packed it otherwise."""
+    def _packed_again(self, name: str, utf8: bytes, stored: bytes) -> bytes:
+        """A stored value as this codec packs it. Another program may have packed the same value to other bytes."""
         was = self._values[name]
         if type(was) not in IMMUTABLE:
-            (was,) = self._codec.decode({field: stored}, max_bytes=self._max_bytes, key=self._key).values()
-        return self._pack({name: was})[field]
+            (was,) = self._codec.decode({utf8: stored}, max_bytes=self._max_bytes, key=self._key).values()
+        return self._pack({name: was})[utf8]

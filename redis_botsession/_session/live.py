@@ -4,35 +4,36 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from typing import Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 from .._codec.codec import Codec
-from .changes import Changes, Snapshot
+from .changes import Snapshot, Write
 from .record import BotSession, Id, Loaded, normal_id
 from .times import from_micros
 
 
-class Backing(Protocol):
-    """What a live session needs of its store."""
+class LiveStore(Protocol):
+    """What a live session needs of its store. ``BotSessionStore`` has it."""
 
     codec: Codec
     max_bytes: int
 
     def key(self, user_id: Id, channel_id: Id) -> str: ...
 
-    async def load_packed(self, user_id: Id, channel_id: Id, *, touch: bool = ...) -> Loaded | None: ...
+    async def load(self, user_id: Id, channel_id: Id, *, touch: bool = ...) -> Loaded | None: ...
 
-    async def save_packed(self, user_id: Id, channel_id: Id, changes: Changes, *, since_version: int | None = ...) -> int: ...
+    async def write(self, user_id: Id, channel_id: Id, write: Write) -> int: ...
 
     async def delete(self, user_id: Id, channel_id: Id) -> bool: ...
 
 
 class LiveSession(BotSession):
-    """A session that knows its store: all of a helper but its public methods, which await these or do not."""
+    """A session that knows its store: what the live sessions for asyncio and for threads have in common."""
 
-    __slots__ = ("_key", "_saved", "_saving", "_store")
+    __slots__ = ("_key", "_saving", "_snapshot", "_store")
 
-    def __init__(self, store: Backing, session: BotSession, stored: dict[bytes, bytes] | None = None) -> None:
+    def __init__(self, store: LiveStore, loaded: Loaded) -> None:
+        session = loaded.session
         super().__init__(
             session.user_id,
             session.channel_id,
@@ -44,33 +45,33 @@ class LiveSession(BotSession):
         )
         self._store = store
         self._key = store.key(session.user_id, session.channel_id)
-        self._saved = self._snapshot(stored)
+        self._snapshot = self._take_snapshot(loaded.packed)
         self._saving = asyncio.Lock()
 
     @classmethod
-    async def _load(cls, store: Backing, user_id: Id, channel_id: Id) -> Self:
-        loaded = await store.load_packed(user_id, channel_id, touch=True)
+    async def _load(cls, store: LiveStore, user_id: Id, channel_id: Id) -> Self:
+        loaded = await store.load(user_id, channel_id, touch=True)
         if loaded is None:
-            return cls(store, BotSession(normal_id(user_id, "user_id"), normal_id(channel_id, "channel_id")))
-        return cls(store, *loaded)
+            loaded = Loaded(BotSession(normal_id(user_id, "user_id"), normal_id(channel_id, "channel_id")))
+        return cls(store, loaded)
 
     async def _update(self, changes: Mapping[str, Any]) -> None:
-        # Refuses what cannot be stored before data has it.
+        # A value that cannot be stored is refused before it gets into data.
         self._store.codec.encode(changes, max_bytes=self._store.max_bytes, key=self._key)
         self.data.update(changes)
         await self._save()
 
     async def _save(self) -> None:
         async with self._saving:
-            changes = self._saved.until(self)
+            changes = self._snapshot.changes_in(self)
             if not changes:
                 return
-            version = await self._store.save_packed(self.user_id, self.channel_id, changes, since_version=self.version or None)
+            version = await self._store.write(self.user_id, self.channel_id, changes.as_write(since=self.version))
             if version == 0:
-                # Its expires_at had passed: it is removed, and whatever is saved next starts anew.
+                # expires_at had passed, so the store has removed the session. The next save creates a new one.
                 self._forget()
                 return
-            self._saved.follow(changes)
+            self._snapshot.apply(changes)
             if self.version == 0:
                 self.created_at = from_micros(version)
             self.version = version
@@ -82,28 +83,29 @@ class LiveSession(BotSession):
             self._forget()
 
     def _forget(self) -> None:
-        # A new dict: the handler may still hold the old one.
+        # Not emptied in place: the handler may still use the old dict.
         self.data = {}
         self.expires_at = None
         self.version = 0
-        self._saved = self._snapshot()
+        self._snapshot = self._take_snapshot()
 
-    def _snapshot(self, stored: dict[bytes, bytes] | None = None) -> Snapshot:
-        return Snapshot(self, self._store.codec, max_bytes=self._store.max_bytes, key=self._key, stored=stored)
+    def _take_snapshot(self, packed: dict[bytes, bytes] | None = None) -> Snapshot:
+        return Snapshot(self, self._store.codec, max_bytes=self._store.max_bytes, key=self._key, packed=packed)
 
 
 class BotSessionHelper(LiveSession):
-    """A session that knows its store.
+    """The live session: a ``BotSession`` that knows its store and what has changed since it was loaded.
 
-    Change ``data`` (in place, nested too) and ``expires_at`` as you like, then ``save``; ``store.session(...)`` and
-    ``SessionMiddleware`` save at the end by themselves. A session that is not stored yet has version 0 and empty data.
+    Change ``data`` (in place, nested values too) and ``expires_at``, then ``save``. ``store.session(...)`` and
+    ``SessionMiddleware`` save by themselves at the end; what is changed after that is saved by another ``save`` only.
+    A session that is not stored yet has version 0 and empty data.
     """
 
     __slots__ = ()
 
     @classmethod
-    async def load(cls, store: Backing, user_id: Id, channel_id: Id) -> Self:
-        """Loads the session and renews its rolling TTL, in one round trip; a new one if there is none."""
+    async def load(cls, store: LiveStore, user_id: Id, channel_id: Id) -> Self:
+        """Loads the session and renews its rolling TTL, in one round trip. If there is none, returns an empty one."""
         return await cls._load(store, user_id, channel_id)
 
     async def update(self, changes: Mapping[str, Any]) -> None:
@@ -115,28 +117,28 @@ class BotSessionHelper(LiveSession):
         await self._update(changes)
 
     async def save(self) -> None:
-        """Sends the top-level keys that have changed since the load or the last save, and those that went.
+        """Writes the top-level keys that have changed since the load or the last save, and removes those that are gone.
 
-        Does nothing where nothing has changed. What other handlers have written to other keys meanwhile stays.
+        Sends nothing if nothing has changed. What other handlers have written to other keys meanwhile stays.
 
         Raises:
-            SessionGone: the session was loaded, and has been deleted or has expired since.
-            SerializationError, SessionTooLarge: nothing was written.
+            SessionGone: the session was deleted or has expired since it was loaded; nothing was written.
+            SerializationError, SessionTooLarge, TypeError: the data cannot be stored; nothing was written.
             OutcomeUnknown: the connection was lost before the reply.
         """
         await self._save()
 
     async def delete(self) -> None:
-        """Removes the session from the store. What is put into ``data`` afterwards starts a new one when saved."""
+        """Removes the session from the store. Data set afterwards is saved as a new session."""
         await self._delete()
 
 
 class Handling:
-    """``async with``: loads a session, and saves what has changed, unless there was an exception."""
+    """What ``store.session`` returns: loads a session, and saves what has changed unless the block raised."""
 
     __slots__ = ("_helper", "_ids", "_store")
 
-    def __init__(self, store: Backing, user_id: Id, channel_id: Id) -> None:
+    def __init__(self, store: LiveStore, user_id: Id, channel_id: Id) -> None:
         self._store = store
         self._ids = user_id, channel_id
         self._helper: BotSessionHelper | None = None
@@ -148,3 +150,11 @@ class Handling:
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: object) -> None:
         if kind is None and self._helper is not None:
             await self._helper.save()
+
+    if not TYPE_CHECKING:  # a type checker shall still refuse the plain "with"
+
+        def __enter__(self):
+            raise TypeError("store.session(...) needs 'async with'; for plain 'with' use redis_botsession.sync.SessionStore")
+
+        def __exit__(self, *_):
+            """Is never called, since ``__enter__`` raises; the ``with`` statement looks it up."""

@@ -1,8 +1,9 @@
-"""The record of a session."""
+"""The record of a session, and the ids that name it."""
 
 from __future__ import annotations
 
 import enum
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -32,7 +33,7 @@ def normal_id(value: Id, name: str) -> str:
 
 
 class Keep(enum.Enum):
-    """The default of ``expires_at`` in ``update``: leave it as it is. (None takes it away.)"""
+    """The type of ``KEEP``, the default of ``expires_at`` in a write: the deadline stays as it is. (None removes it.)"""
 
     KEEP = "keep"
 
@@ -44,9 +45,11 @@ def _now() -> datetime:
     return datetime.now(UTC)
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, repr=False)
 class BotSession:
     """The state of one user in one channel. A plain record: changing it changes nothing in a store.
+
+    Its ``repr`` shows the names of the top-level keys and no values, so that it can be logged.
 
     Attributes:
         user_id: The user. Stores give it as ``str``.
@@ -66,6 +69,26 @@ class BotSession:
     expires_at: datetime | None = None
     version: int = 0
 
+    def __repr__(self) -> str:
+        keys = ", ".join(map(repr, self.data)) if isinstance(self.data, dict) else "not a dict"
+        return f"<{type(self).__name__} {self.user_id!r}/{self.channel_id!r} version {self.version}, keys: {keys or 'none'}>"
 
-#: A session and its packed values by their UTF-8 names, as they are stored; or None where the store does not have them.
-Loaded = tuple[BotSession, dict[bytes, bytes] | None]
+
+@dataclass(slots=True)
+class Loaded:
+    """What ``BotSessionStore.load`` returns: a session and, where the store has them, its values as they are stored.
+
+    Attributes:
+        session: The session.
+        names: The UTF-8 names of its top-level keys; None: the store has no packed values.
+        values: The packed values, in the order of ``names``.
+    """
+
+    session: BotSession
+    names: Sequence[bytes] | None = None
+    values: Sequence[bytes] = ()
+
+    @property
+    def packed(self) -> dict[bytes, bytes] | None:
+        """The packed values by name, or None."""
+        return None if self.names is None else dict(zip(self.names, self.values, strict=True))

@@ -15,7 +15,7 @@ from redis.exceptions import AuthenticationError, AuthorizationError, NoPermissi
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from .._protocol.durability import Durability
-from .._protocol.scripts import BINDINGS, LEASES
+from .._protocol.scripts import SCRIPTS
 from ..errors import SessionError
 
 
@@ -65,7 +65,7 @@ class Link(asyncio.Protocol):
         Those of leases are loaded when they are first called.
         """
         try:
-            requests = [("SCRIPT", "LOAD", binding.script.source) for name, binding in BINDINGS.items() if name not in LEASES]
+            requests = [("SCRIPT", "LOAD", script.source) for script in SCRIPTS.values() if script.preload]
             last = ("ECHO", "ready") if durability is None else durability.request(within=0)
             await connection.send_packed_command(connection.pack_commands([*requests, last]))
             for _ in requests:

@@ -61,8 +61,8 @@ class Packer:
 
     def stored(self, loaded: Loaded) -> Packed:
         """The packed values of a session as it was loaded."""
-        session, packed = loaded
-        return self._codec.encode(session.data, max_bytes=self._max_bytes) if packed is None else packed
+        packed = loaded.packed
+        return self._codec.encode(loaded.session.data, max_bytes=self._max_bytes) if packed is None else packed
 
     def is_same(self, was: bytes | None, now: bytes | None) -> bool:
         """Whether two packed values are of one value; None: there is none."""
@@ -125,7 +125,7 @@ class Copy:
         Returns:
             What was lost with it; None: the session is the same, or there was none before.
         """
-        session = None if loaded is None else loaded[0]
+        session = None if loaded is None else loaded.session
         theirs = {} if loaded is None else self._packer.stored(loaded)
         lost = None
         if self.version and (session is None or self._is_another(session)):

@@ -18,8 +18,8 @@ from aiogram.fsm.state import State
 from aiogram.fsm.storage.base import DEFAULT_DESTINY, BaseEventIsolation, BaseStorage, StateType, StorageKey
 
 from .._codec.codec import Codec
-from ..base import BotSessionStore
-from ..command_store import CommandStore
+from .._session.store import BotSessionStore
+from .._transport.command_store import CommandStore
 from ..leases import DEFAULT_LEASE, Leases
 from ..store import SessionStore
 from ._ids import STATE, Names, channel_of, parts_of

@@ -27,9 +27,9 @@ from microsoft_agents.hosting.core.storage import Storage, StoreItem
 from microsoft_agents.hosting.core.storage.telemetry import spans
 
 from .._session.changes import Changes, Snapshot
-from .._session.record import BotSession
+from .._session.record import BotSession, Loaded
+from .._session.store import DEFAULT_ATTEMPTS, BotSessionStore
 from .._session.times import TTL
-from ..base import DEFAULT_ATTEMPTS, BotSessionStore
 from ..errors import SessionGone, VersionConflict
 from ..store import SessionStore
 from ._ids import Names
@@ -203,18 +203,18 @@ class BotSessionStorage(Storage):
             return await self._read(wanted, target_cls)
 
     async def _read(self, keys: list[str], target_cls: type[StoreItemT]) -> dict[str, StoreItemT]:
-        loads = [self._store.load_packed(*_ids(key), touch=True) for key in keys]
+        loads = [self._store.load(*_ids(key), touch=True) for key in keys]
         items: dict[str, StoreItemT] = {}
         for key, loaded in zip(keys, await asyncio.gather(*loads), strict=True):
             if loaded is None:
                 self._note(key, "absent")
                 continue
             self._forget(key)
-            session, stored = loaded
+            session = loaded.session
             # The SDK declares the method to give any StoreItem.
             item: Any = target_cls.from_json_to_store_item(self._names.unpack(session.data))
             if self._on_conflict != "overwrite":
-                self._baselines.add(item, key, self._baseline(_ids(key), session, stored))
+                self._baselines.add(item, key, self._baseline(_ids(key), loaded))
             _set_tag(item, session.version)
             items[key] = item
         return items
@@ -281,7 +281,7 @@ class BotSessionStorage(Storage):
             version = await self._save_at(tag, ids, baseline, data)
         else:
             if baseline is None:
-                baseline = self._baseline(ids, BotSession(*ids), {})
+                baseline = self._baseline(ids, Loaded(BotSession(*ids)))
                 self._baselines.add(item, key, baseline)
             try:
                 version = await self._save(baseline, data, merge=self._on_conflict == "merge")
@@ -309,11 +309,11 @@ class BotSessionStorage(Storage):
     async def _save_at(self, version: int, ids: tuple[str, str], baseline: _Baseline | None, data: dict[str, Any]) -> int:
         """Replaces what has that version."""
         if baseline is None or baseline.expected != version:
-            loaded = await self._store.load_packed(*ids)
-            session, stored = loaded or (BotSession(*ids), {})
-            if session.version != version:
-                raise self._conflict(ids, version, session.version, "it is at another version than the item's e_tag")
-            baseline = self._baseline(ids, session, stored)
+            loaded = await self._store.load(*ids)
+            loaded = loaded or Loaded(BotSession(*ids))
+            if loaded.session.version != version:
+                raise self._conflict(ids, version, loaded.session.version, "it is at another version than the item's e_tag")
+            baseline = self._baseline(ids, loaded)
         return await self._save(baseline, data, always=True)
 
     async def _save(self, baseline: _Baseline, data: dict[str, Any], *, merge: bool = False, always: bool = False) -> int:
@@ -321,13 +321,12 @@ class BotSessionStorage(Storage):
         # Turns of this process take turns here, so only other processes are in the way of a merge.
         async with self._locks.setdefault(baseline.ids, asyncio.Lock()):
             baseline.session.data = data
-            changes = baseline.snapshot.until(baseline.session)
+            changes = baseline.snapshot.changes_in(baseline.session)
             if not changes and baseline.since is not None and not always:
                 return baseline.since
             try:
-                version = await self._store.save_packed(
-                    *baseline.ids, changes, expected_version=baseline.expected, since_version=baseline.since
-                )
+                write = changes.as_write(expected=baseline.expected, since=baseline.since or 0)
+                version = await self._store.write(*baseline.ids, write)
                 baseline.expected = version
             except VersionConflict:
                 if not merge:
@@ -337,7 +336,7 @@ class BotSessionStorage(Storage):
             if version == 0:
                 key = self._store.key(*baseline.ids)
                 raise SessionGone(f"session {key} has expired since the item was read; nothing was written", key=key)
-            baseline.snapshot.follow(changes)
+            baseline.snapshot.apply(changes)
             baseline.since = version
             return version
 
@@ -345,21 +344,20 @@ class BotSessionStorage(Storage):
         attempt = 0
         while True:
             attempt += 1
-            loaded = await self._store.load_packed(*baseline.ids)
-            current = loaded[0] if loaded else BotSession(*baseline.ids)
+            loaded = await self._store.load(*baseline.ids)
+            current = loaded.session if loaded else BotSession(*baseline.ids)
             if loaded:
                 self._refuse_clashes(baseline, changes, current)
             try:
-                return await self._store.save_packed(
-                    *baseline.ids, changes, expected_version=current.version, since_version=baseline.since
-                )
+                write = changes.as_write(expected=current.version, since=baseline.since or 0)
+                return await self._store.write(*baseline.ids, write)
             except VersionConflict:
                 if attempt == DEFAULT_ATTEMPTS:
                     raise
             await asyncio.sleep(random.uniform(0, min(_LONGEST_PAUSE, 0.001 * attempt)))  # noqa: S311 - jitter
 
     def _refuse_clashes(self, baseline: _Baseline, changes: Changes, current: BotSession) -> None:
-        ours, theirs = _outcome(changes), _outcome(baseline.snapshot.until(current))
+        ours, theirs = _outcome(changes), _outcome(baseline.snapshot.changes_in(current))
         # Who counts or collects from the same base comes to the same value, and one of the two would be lost.
         clashes = [
             name
@@ -376,12 +374,11 @@ class BotSessionStorage(Storage):
             f"session {key}: {what}; nothing was written, read it again", key=key, expected=expected, actual=actual
         )
 
-    def _baseline(self, ids: tuple[str, str], session: BotSession, stored: dict[bytes, bytes] | None) -> _Baseline:
-        return _Baseline(ids, session, self._snapshot(ids, session, stored), session.version, session.version or None)
-
-    def _snapshot(self, ids: tuple[str, str], session: BotSession, stored: dict[bytes, bytes] | None) -> Snapshot:
-        key = self._store.key(*ids)
-        return Snapshot(session, self._store.codec, max_bytes=self._store.max_bytes, key=key, stored=stored)
+    def _baseline(self, ids: tuple[str, str], loaded: Loaded) -> _Baseline:
+        session, store = loaded.session, self._store
+        key = store.key(*ids)
+        snapshot = Snapshot(session, store.codec, max_bytes=store.max_bytes, key=key, packed=loaded.packed)
+        return _Baseline(ids, session, snapshot, session.version, session.version or None)
 
     def _note(self, key: str, why: Literal["absent", "deleted"]) -> None:
         marks = dict(_marks.get() or {})

@@ -27,7 +27,7 @@ from .. import sync
 from .._codec.codec import Codec
 from .._session.live import BotSessionHelper
 from .._session.record import BotSession, Id
-from ..base import BotSessionStore
+from .._session.store import BotSessionStore
 from ..errors import SessionGone
 from ..store import SessionStore
 from ._ids import STATE, Names, channel_of

@@ -26,8 +26,8 @@ from telegram.ext import BasePersistence, ConversationHandler, PersistenceInput
 
 from .._session.changes import Changes
 from .._session.record import Loaded
+from .._session.store import BotSessionStore
 from .._session.times import TTL
-from ..base import BotSessionStore
 from ..errors import CorruptSession, SessionGone, SessionTooLarge
 from ..store import SessionStore
 from ._ids import channel_of
@@ -194,7 +194,7 @@ class BotSessionPersistence(BasePersistence[Data, Data, Data]):
         """The conversations of the handler ``name``: {key: state}. What does not decode is logged and left out."""
         user_id = self._bots_user("conversations", name)
         addresses = [(user_id, channel) for channel in await self.store.channels(user_id)]
-        return {session.data["key"]: session.data["state"] async for _, (session, _) in self._load_many(addresses)}
+        return {loaded.session.data["key"]: loaded.session.data["state"] async for _, loaded in self._load_many(addresses)}
 
     # --- What PTB writes
     #
@@ -324,7 +324,7 @@ class BotSessionPersistence(BasePersistence[Data, Data, Data]):
 
     async def _load_many(self, addresses: Iterable[Address]) -> AsyncIterator[tuple[Address, Loaded]]:
         for batch in batches(addresses):
-            found = await asyncio.gather(*(self.store.load_packed(*at) for at in batch), return_exceptions=True)
+            found = await asyncio.gather(*(self.store.load(*at) for at in batch), return_exceptions=True)
             for at, loaded in zip(batch, found, strict=True):
                 if isinstance(loaded, CorruptSession | SessionTooLarge):
                     # One damaged session does not keep a bot from starting; whoever needs it is told then.
@@ -336,7 +336,7 @@ class BotSessionPersistence(BasePersistence[Data, Data, Data]):
 
     async def _load_one(self, kind: str) -> Data:
         address = self._bots_user(), kind
-        return self._adopt(address, await self.store.load_packed(*address))
+        return self._adopt(address, await self.store.load(*address))
 
     def _adopt(self, address: Address, loaded: Loaded | None) -> Data:
         """A new dict for a session that was just loaded."""
@@ -362,7 +362,7 @@ class BotSessionPersistence(BasePersistence[Data, Data, Data]):
         async with self._pending.turn(copy.address):
             # Else what was dropped would be loaded again.
             await self._pending.drop(copy.address)
-            loaded = await self.store.load_packed(*copy.address, touch=self._renews_ttl)
+            loaded = await self.store.load(*copy.address, touch=self._renews_ttl)
             # Else it was dropped meanwhile.
             if self._copies.get(copy.address) is copy:
                 self._take_over(copy, local, loaded)
@@ -402,7 +402,7 @@ class BotSessionPersistence(BasePersistence[Data, Data, Data]):
         if changes:
             try:
                 if changes.packed or copy.version:
-                    version = await self.store.save_packed(*copy.address, changes, since_version=copy.version or None)
+                    version = await self.store.write(*copy.address, changes.as_write(since=copy.version))
                 else:
                     # Where there may be no session, there is none to be made for what is to go.
                     version = await self.store.update(*copy.address, {}, remove=changes.removed, create=False)

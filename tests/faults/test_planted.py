@@ -12,6 +12,7 @@ import pytest
 import redis
 
 from redis_botsession import BotSession, OutcomeUnknown, SessionStore
+from redis_botsession._session.changes import Write
 from redis_botsession._session.record import Id
 from redis_botsession.embedded import LocalServer, find_server
 
@@ -31,7 +32,7 @@ class Resending(SessionStore):
     """Sends a write again when its reply is lost."""
 
     async def update(self, user_id: Id, channel_id: Id, changes: Mapping[str, Any], **options: Any) -> int:
-        command = self._commands.update(user_id, channel_id, changes, **options)
+        command = self._commands.write(user_id, channel_id, Write(values=changes, **options))
         command.resend = True
         return await self._executor.run(command)
 

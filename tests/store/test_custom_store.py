@@ -1,17 +1,18 @@
-"""A store of a user's own, on SQLite, goes through the contract, as an example for others."""
+"""An example of a store of one's own: on SQLite, in one file, through the contract."""
 
 from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator
 from datetime import datetime
 from typing import Any
 
 import msgpack
 
 from redis_botsession import KEEP, BotSession, BotSessionStore, SessionGone, SessionTooLarge, VersionConflict
-from redis_botsession._session.record import Id, Keep, normal_id
+from redis_botsession._session.changes import Write
+from redis_botsession._session.record import Id, Loaded, normal_id
 from redis_botsession._session.times import TTL, from_micros, to_micros, ttl_to_ms
 from redis_botsession.testing import StoreContract
 
@@ -34,7 +35,7 @@ class SQLiteStore(BotSessionStore):
         self._db = sqlite3.connect(path)
         self._db.execute(SCHEMA)
 
-    async def get(self, user_id: Id, channel_id: Id, *, touch: bool = False) -> BotSession | None:
+    async def load(self, user_id: Id, channel_id: Id, *, touch: bool = False) -> Loaded | None:
         if touch:
             await self.touch(user_id, channel_id)
         row = self._row(*_ids(user_id, channel_id))
@@ -43,7 +44,8 @@ class SQLiteStore(BotSessionStore):
         user, channel, data, version, _, created, own, _ = row
         decoded = self.codec.decode(msgpack.unpackb(data, raw=True), max_bytes=self.max_bytes)
         expires_at = None if own is None else from_micros(own)
-        return BotSession(_text(user), _text(channel), decoded, from_micros(created), from_micros(version), expires_at, version)
+        created_at, updated_at = from_micros(created), from_micros(version)
+        return Loaded(BotSession(_text(user), _text(channel), decoded, created_at, updated_at, expires_at, version))
 
     async def set(self, user_id: Id, channel_id: Id, session: BotSession, *, expected_version: int | None = None) -> int:
         ids = _ids(user_id, channel_id)
@@ -54,42 +56,28 @@ class SQLiteStore(BotSessionStore):
         fields = self.codec.encode(session.data, max_bytes=self.max_bytes, key=self.key(user_id, channel_id))
         row = self._row(*ids)
         self._check_version(self.key(user_id, channel_id), expected_version, row)
-        return self._write(ids, fields, row, created, own)
+        return self._store(ids, fields, row, created, own)
 
-    async def update(
-        self,
-        user_id: Id,
-        channel_id: Id,
-        changes: Mapping[str, Any],
-        *,
-        remove: Iterable[str] = (),
-        expected_version: int | None = None,
-        create: bool = True,
-        expires_at: datetime | Keep | None = KEEP,
-        since_version: int | None = None,
-    ) -> int:
+    async def write(self, user_id: Id, channel_id: Id, write: Write) -> int:
         ids, key = _ids(user_id, channel_id), self.key(user_id, channel_id)
-        if isinstance(remove, str) or not all(isinstance(name, str) for name in remove):
-            raise TypeError("remove must be keys")
-        if set(remove) & set(changes):
-            raise ValueError("a key is both changed and removed")
-        changed = self.codec.encode(changes, max_bytes=self.max_bytes, key=key)
-        new_deadline = to_micros(expires_at, "expires_at") if isinstance(expires_at, datetime) else None
+        new_deadline = to_micros(write.expires_at, "expires_at") if isinstance(write.expires_at, datetime) else None
+        self.codec.encode(write.values, max_bytes=self.max_bytes, key=key)
         row = self._row(*ids)
-        if row is None and (not create or since_version is not None):
+        if row is None and not write.may_create:
             raise SessionGone(f"{key} is gone", key=key)
-        if row is not None and since_version is not None and row[4] > since_version:
+        if row is not None and write.since_version is not None and row[4] > write.since_version:
             raise SessionGone(f"{key} is another", key=key)
-        self._check_version(key, expected_version, row)
-        fields: dict[bytes, bytes] = {} if row is None else msgpack.unpackb(row[2], raw=True)
-        before = _size(fields)
-        for name in remove:
-            fields.pop(name.encode("utf-8", "surrogatepass"), None)
-        fields.update(changed)
-        if before < _size(fields) > self.max_bytes:
+        self._check_version(key, write.expected_version, row)
+        before: dict[bytes, bytes] = {} if row is None else msgpack.unpackb(row[2], raw=True)
+        data = write.data_after(self.codec.decode(before, max_bytes=1 << 40, key=key))
+        if write.drop_empty and not data:
+            self._db.execute("DELETE FROM session WHERE user = ? AND channel = ?", ids)
+            return 0
+        fields = self.codec.encode(data, max_bytes=1 << 40, key=key)
+        if _size(before) < _size(fields) > self.max_bytes:
             raise SessionTooLarge(f"{key} is too large", key=key, size=_size(fields), limit=self.max_bytes)
-        own = (row and row[6]) if expires_at is KEEP else new_deadline
-        return self._write(ids, fields, row, row and row[5], own)
+        own = (row and row[6]) if write.expires_at is KEEP else new_deadline
+        return self._store(ids, fields, row, row and row[5], own)
 
     async def touch(self, user_id: Id, channel_id: Id, ttl: TTL = None) -> bool:
         ids = _ids(user_id, channel_id)
@@ -135,7 +123,7 @@ class SQLiteStore(BotSessionStore):
         if expected is not None and expected != actual:
             raise VersionConflict(f"{key} is at {actual}", key=key, expected=expected, actual=actual)
 
-    def _write(
+    def _store(
         self, ids: tuple[bytes, bytes], fields: dict[bytes, bytes], row: Any, created: int | None, own: int | None
     ) -> int:
         self._db.execute("DELETE FROM session WHERE user = ? AND channel = ?", ids)

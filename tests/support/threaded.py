@@ -10,7 +10,8 @@ from datetime import datetime
 from typing import Any
 
 from redis_botsession import KEEP, BotSession, BotSessionStore, sync
-from redis_botsession._session.record import Id, Keep
+from redis_botsession._session.changes import Write
+from redis_botsession._session.record import Id, Keep, Loaded
 from redis_botsession._session.times import TTL
 
 
@@ -24,6 +25,15 @@ class ThreadedStore(BotSessionStore):
 
     def key(self, user_id: Id, channel_id: Id) -> str:
         return self.sync.key(user_id, channel_id)
+
+    async def load(self, user_id: Id, channel_id: Id, *, touch: bool = False) -> Loaded | None:
+        return await asyncio.to_thread(self.sync.load, user_id, channel_id, touch=touch)
+
+    async def write(self, user_id: Id, channel_id: Id, write: Write) -> int:
+        return await asyncio.to_thread(self.sync.write, user_id, channel_id, write)
+
+    async def ping(self) -> None:
+        await asyncio.to_thread(self.sync.ping)
 
     async def get(self, user_id: Id, channel_id: Id, *, touch: bool = False) -> BotSession | None:
         return await asyncio.to_thread(self.sync.get, user_id, channel_id, touch=touch)

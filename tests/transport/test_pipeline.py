@@ -25,7 +25,7 @@ from ..support.talk import Talk, echo, encoded, numbers
 LOST = redis.ConnectionError("lost")
 #: How often a read is sent at most, when the connection is lost each time.
 MAX_SENDS = 2
-SCRIPT = Script("fake", b"return 1", b"5c5f0e8a")
+SCRIPT = Script("fake", b"return 1", b"5c5f0e8a", (), (), writes_data=True, preload=True)
 
 
 def pieces_of(data: bytes, edges: Iterable[int]) -> list[bytes]:

@@ -28,7 +28,7 @@ from redis_botsession._transport.pipeline import FENCE_EVERY, MAX_LOSSES, Pipeli
 from ..support.talk import Elsewhere, Talk, answering, echo, names, numbers
 
 LOST = redis.ConnectionError("lost")
-SCRIPT = Script("fake", b"return 1", b"5c5f0e8a")
+SCRIPT = Script("fake", b"return 1", b"5c5f0e8a", (), (), writes_data=True, preload=True)
 REFUSAL = "You can't write against a read only replica."
 IN_SCRIPT = "ERR Error running script (call to f_5c5f): @user_script:1: @user_script: 1: -"
 

@@ -15,7 +15,7 @@ import redis.asyncio
 import uvloop
 
 from redis_botsession import OutcomeUnknown, SessionError, SessionStore
-from redis_botsession._protocol.scripts import BINDINGS, LEASES
+from redis_botsession._protocol.scripts import SCRIPTS
 from redis_botsession.embedded import LocalServer, find_server
 from redis_botsession.testing.harness import eventually, load
 
@@ -57,9 +57,11 @@ async def test_a_connection_begins_with_making_the_scripts_known() -> None:
     with LocalServer(find_server(), tcp=True) as server:
         async with redis.asyncio.Redis.from_url(server.url) as client, SessionStore.from_url(server.url) as store:
             assert await store.get("u", "c") is None
-            scripts = {name: binding.script.sha.decode() for name, binding in BINDINGS.items()}
+            scripts = {name: script.sha.decode() for name, script in SCRIPTS.items()}
             known = dict(zip(scripts, await client.script_exists(*scripts.values()), strict=True))
-            assert {name for name, is_known in known.items() if is_known} == scripts.keys() - LEASES
+            assert {name for name, is_known in known.items() if is_known} == {
+                name for name, script in SCRIPTS.items() if script.preload
+            }
 
 
 @pytest.mark.parametrize("connections", [1, 3])

@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from ..._session.live import BotSessionHelper
-from ...base import BotSessionStore
+from ..._session.store import BotSessionStore
 from ...errors import SessionError, SessionGone
 from ...middleware import SessionMiddleware
 from .bot import Bot, Context, Next

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ..._session.changes import Changes
+from ..._session.changes import Write
 from ..._session.record import KEEP, BotSession, Loaded
 from ...store import SessionStore
 
@@ -25,16 +25,16 @@ class WatchedStore(SessionStore):
         super().__init__(client, **options)
         self.calls: list[str] = []
 
-    async def load_packed(self, *args: Any, **options: Any) -> Loaded | None:
+    async def load(self, *args: Any, **options: Any) -> Loaded | None:
         self.calls.append("load")
-        return await super().load_packed(*args, **options)
+        return await super().load(*args, **options)
 
-    async def save_packed(self, user_id: Any, channel_id: Any, changes: Changes, **options: Any) -> int:
-        sent = [*changes.changed, *(f"-{name}" for name in sorted(changes.removed))]
-        if changes.expires_at is not KEEP:
+    async def write(self, user_id: Any, channel_id: Any, write: Write) -> int:
+        sent = [*write.values, *(f"-{name}" for name in sorted(write.remove))]
+        if write.expires_at is not KEEP:
             sent.append("expires_at")
         self.calls.append(f"save {', '.join(sent)}")
-        return await super().save_packed(user_id, channel_id, changes, **options)
+        return await super().write(user_id, channel_id, write)
 
     async def delete(self, *args: Any, **options: Any) -> bool:
         self.calls.append("delete")

@@ -24,7 +24,16 @@ from microsoft_agents.hosting.core.state.agent_state import CachedAgentState
 from microsoft_agents.hosting.core.storage import MemoryStorage, Storage, StoreItem
 from pydantic import BaseModel
 
-from redis_botsession import MemorySessionStore, SerializationError, SessionError, SessionGone, SessionStore, VersionConflict
+from redis_botsession import (
+    BotSession,
+    MemorySessionStore,
+    SerializationError,
+    SessionError,
+    SessionGone,
+    SessionStore,
+    VersionConflict,
+)
+from redis_botsession._session.record import Loaded
 from redis_botsession.adapters import microsoft_agents
 from redis_botsession.adapters.microsoft_agents import BotSessionStorage
 from redis_botsession.testing.harness import ODD_IDS
@@ -418,8 +427,8 @@ async def test_what_this_turn_has_made_and_another_deleted_does_not_come_back(
 
 async def test_what_is_deleted_while_a_merge_looks_at_it_does_not_come_back(newest_url: str, prefix: str) -> None:
     class Watched(SessionStore):
-        async def load_packed(self, *ids: Any, touch: bool = False) -> Any:
-            loaded = await super().load_packed(*ids, touch=touch)
+        async def load(self, *ids: Any, touch: bool = False) -> Any:
+            loaded = await super().load(*ids, touch=touch)
             if not touch:
                 await self.delete(*ids)
             return loaded
@@ -437,12 +446,12 @@ async def test_what_is_deleted_while_a_merge_looks_at_it_does_not_come_back(newe
 
 async def test_a_state_that_expires_while_it_is_written_is_gone() -> None:
     class Expiring(MemorySessionStore):
-        async def save_packed(self, *ids: Any, **options: Any) -> int:
+        async def write(self, *ids: Any) -> int:
             # What a store says when the session's own deadline has just passed.
             return 0
 
     store = Expiring()
-    await store.update(KEY, "state", {"n": 0})
+    await store.set(KEY, "state", BotSession(KEY, "state", {"n": 0}))
     storage = BotSessionStorage(store)
     note = await read(storage)
     note.data["n"] = 1
@@ -457,8 +466,8 @@ async def test_a_merge_is_tried_again_where_others_are_faster_but_not_for_ever(
     class Overtaken(SessionStore):
         loads = 0
 
-        async def load_packed(self, user_id: Any, channel_id: Any, *, touch: bool = False) -> Any:
-            loaded = await super().load_packed(user_id, channel_id, touch=touch)
+        async def load(self, user_id: Any, channel_id: Any, *, touch: bool = False) -> Any:
+            loaded = await super().load(user_id, channel_id, touch=touch)
             self.loads += 1
             if self.loads <= overtaken:
                 await self.update(user_id, channel_id, {"theirs": self.loads})
@@ -633,9 +642,9 @@ async def test_items_without_weak_references_are_refused_unless_they_may_overwri
 
 async def test_a_store_without_packed_values_will_do(newest_url: str) -> None:
     class Plain(MemorySessionStore):
-        async def load_packed(self, *ids: Any, touch: bool = False) -> Any:
-            session = await self.get(*ids, touch=touch)
-            return session and (session, None)
+        async def load(self, *ids: Any, touch: bool = False) -> Any:
+            loaded = await super().load(*ids, touch=touch)
+            return loaded and Loaded(loaded.session)
 
     storage = BotSessionStorage(Plain())
     await storage.write({KEY: Note(n=0)})

@@ -364,8 +364,8 @@ class Slow(MemorySessionStore):
         self.goes_on.set()
         self.has_loaded = asyncio.Event()
 
-    async def load_packed(self, user_id: Id, channel_id: Id, *, touch: bool = False) -> Loaded | None:
-        loaded = await super().load_packed(user_id, channel_id, touch=touch)
+    async def load(self, user_id: Id, channel_id: Id, *, touch: bool = False) -> Loaded | None:
+        loaded = await super().load(user_id, channel_id, touch=touch)
         self.has_loaded.set()
         await self.goes_on.wait()
         return loaded

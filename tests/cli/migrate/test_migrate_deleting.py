@@ -10,10 +10,10 @@ from aiogram.fsm.storage.base import DefaultKeyBuilder, StorageKey
 from aiogram.fsm.storage.redis import RedisEventIsolation, RedisStorage
 
 from redis_botsession import BotSession, OutcomeUnknown, SessionStore
+from redis_botsession._transport.command_store import CommandStore
 from redis_botsession.adapters.aiogram import BotSessionStorage
 from redis_botsession.cli.migrate.reader import Reader
 from redis_botsession.cli.migrate.records import Unit
-from redis_botsession.command_store import CommandStore
 
 from .migrating import BOT, SECRET, Client, Migrate, counts, json_session, keys_under
 
