@@ -11,9 +11,15 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from aiogram import Dispatcher
+from telegram import Update
+from telegram.ext import CommandHandler
 
+from redis_botsession import BotSessionHelper
 from redis_botsession.testing.harness import PATIENCE
 
+from ..adapters.aiogram.test_aiogram_isolation import Process
+from ..support import telegrams
 from ..support.pages import DOCS, blocks_of, executed
 
 GUIDES = DOCS / "guides"
@@ -105,3 +111,67 @@ async def test_asgi_guide_counts_messages(newest_url: str, prefix: str) -> None:
     async with opened as store:
         assert [await hear(*ids) for ids in MESSAGES] == ANSWERS
         assert await store.size() == 3
+
+
+def test_aiogram_guide_asks_and_remembers(newest_url: str, prefix: str) -> None:
+    with asyncio.Runner() as runner, executed(GUIDES / "aiogram.md", newest_url, prefix=prefix, runner=runner) as names:
+
+        async def talk() -> list[str]:
+            process = Process(names["dp"])
+            await process.dispatcher.emit_startup()
+            await process.gets("/start")
+            await process.gets("Ada")
+            await process.dispatcher.emit_shutdown()
+            return process.said
+
+        assert runner.run(talk()) == ["What is your name?", "Nice to meet you, Ada!"]
+
+
+def test_aiogram_guide_middleware_gives_a_live_session(newest_url: str, prefix: str) -> None:
+    counts = []
+
+    async def count(message: object, session: BotSessionHelper) -> None:
+        session.data["count"] = session.data.get("count", 0) + 1
+        counts.append(session.data["count"])
+
+    with asyncio.Runner() as runner, executed(GUIDES / "aiogram.md", newest_url, prefix=prefix, runner=runner) as names:
+
+        async def talk() -> None:
+            dispatcher = Dispatcher()
+            names["other_router"].message.register(count)
+            dispatcher.include_router(names["other_router"])
+            process = Process(dispatcher)
+            for user in (42, 42, 43):
+                await process.gets(user=user)
+
+        runner.run(talk())
+    assert counts == [1, 2, 1]
+
+
+async def test_telegram_guide_counts_visits(newest_url: str, prefix: str) -> None:
+    transport = telegrams.Transport()
+    with executed(GUIDES / "python-telegram-bot.md", newest_url, prefix=prefix) as names:
+        handler = CommandHandler("start", names["visit"])
+        for _ in range(2):
+            async with telegrams.running(names["persistence"], handler, transport=transport) as app:
+                await app.process_update(Update.de_json(telegrams.message("/start"), app.bot))
+    assert [message["text"] for message in transport.sent] == ["Visit 1", "Visit 2"]
+
+
+async def test_telebot_guide_asks_and_remembers(newest_url: str, prefix: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from telebot import asyncio_helper, types
+
+    texts = []
+
+    async def send(token: str, url: str, *, params: dict[str, Any], **_: Any) -> Any:
+        texts.append(params["text"])
+        return {"message_id": 2, "date": 0, "chat": {"id": 42, "type": "private"}, "text": params["text"]}
+
+    monkeypatch.setattr(asyncio_helper, "_process_request", send)
+    read_update: Any = types.Update.de_json
+    with executed(GUIDES / "pytelegrambotapi.md", newest_url, prefix=prefix) as names:
+        async with names["storage"]:
+            for text in ("/start", "Ada"):
+                await names["bot"].process_new_updates([read_update(telegrams.message(text))])
+        names["threaded_storage"].close()
+    assert texts == ["What is your name?", "Nice to meet you, Ada!"]
