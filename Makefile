@@ -1,6 +1,7 @@
 # make demo    the demo bot, on an embedded Redis (ARGS="--help" for its options)
 # make test    all tests, on every server
-# make check   what CI runs: lint, types, tests, the built wheel
+# make docs    the documentation site, in build/docs
+# make check   what CI runs: lint, types, docs, tests, the built wheel
 # make soak    a million calls under faults (some minutes)
 # make bench   compares with other ways to keep sessions (ARGS="--quick" for a look)
 PYTHON ?= python3
@@ -8,7 +9,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 ARGS ?=
 
-.PHONY: demo test check soak bench lint format types wheel clean
+.PHONY: demo test check soak bench lint format types docs wheel clean
 
 demo: $(VENV)/.installed-demo
 	@$(BIN)/botsession demo $(ARGS)
@@ -16,7 +17,7 @@ demo: $(VENV)/.installed-demo
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest $(ARGS)
 
-check: lint types test wheel
+check: lint types docs test wheel
 
 soak: $(VENV)/.installed-dev
 	SOAK_OPERATIONS=$${SOAK_OPERATIONS:-1000000} $(BIN)/python -m pytest tests/test_soak.py $(ARGS)
@@ -35,6 +36,9 @@ format: $(VENV)/.installed-dev
 
 types: $(VENV)/.installed-dev
 	$(BIN)/mypy
+
+docs: $(VENV)/.installed-dev
+	$(BIN)/sphinx-build -E -q -W --keep-going -b html docs build/docs
 
 wheel: $(VENV)/.installed-dev
 	$(BIN)/python -m tests.check_wheel
