@@ -232,8 +232,8 @@ class Options:
     @property
     def sentinel_options(self) -> dict[str, Any]:
         """The options for redis-py's clients of sentinels: their own credentials, the TLS of the servers."""
-        credentials = {"username": self.sentinel_username, "password": self.sentinel_password}
-        return {**for_sentinels(self.connection_options, credentials), "ssl": self.target.is_tls}
+        own = {"sentinel_username": self.sentinel_username, "sentinel_password": self.sentinel_password}
+        return {**for_sentinels({**self.connection_options, **own}), "ssl": self.target.is_tls}
 
 
 Options.names = frozenset(
@@ -243,15 +243,10 @@ Options.names = frozenset(
 )
 
 
-def for_sentinels(connection_options: Mapping[str, Any], credentials: Mapping[str, Any]) -> dict[str, Any]:
-    """The options for a connection to a sentinel.
-
-    Args:
-        connection_options: For connections to servers; only their TLS options are taken.
-        credentials: The ``username`` and ``password`` for sentinels.
-    """
-    tls = {name: value for name, value in connection_options.items() if name.startswith("ssl_")}
-    return {**tls, **credentials}
+def for_sentinels(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Picks the options for connections to sentinels: their own credentials and the TLS options."""
+    credentials = {name: options.get(f"sentinel_{name}") for name in ("username", "password")}
+    return {**{name: value for name, value in options.items() if name.startswith("ssl_")}, **credentials}
 
 
 def _split(target: Target, given: Mapping[str, Any], names: Container[str]) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -14,7 +14,7 @@ from redis.asyncio.connection import Connection, SSLConnection, UnixDomainSocket
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from ..._transport.options import THREADS_CLASSES, read_url
+from ..._transport.options import THREADS_CLASSES, for_sentinels, read_url
 
 
 class BadURL(ValueError):
@@ -140,8 +140,7 @@ def parse(url: str) -> Target:
         database = str(options.get("db", "" if kind else 0))
         label = f"{scheme}://{','.join(map(str, hosts))}/{'/'.join(filter(None, [named.service, database]))}"
     known = named.connection_options
-    sentinel_credentials = {name: options.get(f"sentinel_{name}") for name in ("username", "password")}
-    others = {name: value for name, value in known.items() if name not in {"username", "password", "db"}}
+    kind_of_connection = {name: value for name, value in known.items() if name == "connection_class"}
     return Target(
         kind=kind,
         label=label,
@@ -151,5 +150,5 @@ def parse(url: str) -> Target:
         user=str(options.get("username") or "default"),
         has_password=bool(options.get("password")),
         _options=known,
-        _sentinel_options=others | sentinel_credentials,
+        _sentinel_options=kind_of_connection | for_sentinels(options),
     )

@@ -13,7 +13,7 @@ from redis.asyncio.sentinel import Sentinel
 from redis.backoff import ExponentialBackoff, NoBackoff
 from redis.exceptions import NoPermissionError, ResponseError, WatchError
 
-from ..._transport.options import Target, checked
+from ..._transport.options import Target, checked, for_sentinels
 from .records import Found, Source, Unit
 
 #: Keys that SCAN looks at in one round trip.
@@ -47,11 +47,8 @@ class Reader:
         self._sentinels: list[Redis] = []
         if target.kind == "sentinel":
             options.pop("connection_class", None)
-            theirs = {name: value for name, value in options.items() if name not in {"username", "password", "db"}}
-            given = {name: target.options.get(f"sentinel_{name}") for name in ("username", "password")}
-            sentinel: Any = Sentinel(  # type: ignore[no-untyped-call] # redis-py has no types there
-                target.seeds, sentinel_kwargs={**theirs, **given, "ssl": target.is_tls, "retry": Retry(NoBackoff(), 0)}
-            )
+            theirs = {**_CONNECTION, **for_sentinels(target.options), "ssl": target.is_tls, "retry": Retry(NoBackoff(), 0)}
+            sentinel: Any = Sentinel(target.seeds, sentinel_kwargs=theirs)  # type: ignore[no-untyped-call] # redis-py has no types there
             self._client: Redis = sentinel.master_for(target.service, ssl=target.is_tls, **options)
             self._sentinels = sentinel.sentinels
         else:
