@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Self
+from typing import Final, Self, Unpack
 
 import redis.asyncio
 
@@ -15,28 +15,18 @@ from ._transport.client import ClientExecutor
 from ._transport.cluster import ClusterExecutor
 from ._transport.command_store import CommandStore
 from ._transport.executor import Executor
-from ._transport.options import read_url
+from ._transport.options import DEFAULT_PREFIX, Options, StoreOptions
 from ._transport.sentinel import SentinelExecutor
 from ._transport.server import Pipelined, PipelinedExecutor
 
 __all__ = ["DEFAULT_PREFIX", "BotSessionStore", "SessionStore"]
 
-DEFAULT_PREFIX = "bot:session:"
-
-
 #: What runs a store's commands, by the kind of its URL.
-_EXECUTORS: dict[str, type[PipelinedExecutor | SentinelExecutor | ClusterExecutor]] = {
+_EXECUTORS: Final[dict[str, type[PipelinedExecutor | ClusterExecutor]]] = {
     "server": PipelinedExecutor,
     "sentinel": SentinelExecutor,
     "cluster": ClusterExecutor,
 }
-
-TIMEOUT = 10.0
-MAX_CONNECTIONS = 4
-MAX_IN_FLIGHT = 1024
-
-# A hash as a flat list takes a quarter of the time that a map takes to read.
-_DEFAULTS: dict[str, Any] = {"protocol": 2, "socket_timeout": 5.0, "socket_connect_timeout": 5.0}
 
 
 class SessionStore(CommandStore):
@@ -80,29 +70,14 @@ class SessionStore(CommandStore):
                 raise TypeError("replicas and fsync are the executor's own: it was made with or without them")
             executor = client
         elif isinstance(client, redis.asyncio.RedisCluster):
-            settings = _settings(replicas=replicas, fsync=fsync, wait_timeout=wait_timeout)
-            executor = ClusterExecutor.from_client(client, settings)
+            durable: StoreOptions = {"replicas": replicas, "fsync": fsync, "wait_timeout": wait_timeout}
+            executor = ClusterExecutor.from_client(client, durable)
         else:
             executor = ClientExecutor(client, durability_of(replicas, fsync, wait_timeout))
         super().__init__(commands, executor)
 
     @classmethod
-    def from_url(
-        cls,
-        url: str,
-        *,
-        prefix: str = DEFAULT_PREFIX,
-        ttl: TTL = DEFAULT_TTL,
-        codec: Codec | None = None,
-        max_bytes: int = DEFAULT_MAX_BYTES,
-        replicas: int = 0,
-        fsync: bool = False,
-        wait_timeout: float = DEFAULT_WAIT,
-        timeout: float = TIMEOUT,
-        max_connections: int = MAX_CONNECTIONS,
-        max_in_flight: int = MAX_IN_FLIGHT,
-        **options: Any,
-    ) -> Self:
+    def from_url(cls, url: str, **options: Unpack[StoreOptions]) -> Self:
         """A store with pipelined connections of its own: the fast way. ``aclose`` closes them.
 
         They are made when they are first needed, shared by all callers, and made anew when they are lost. What was not sent
@@ -133,19 +108,11 @@ class SessionStore(CommandStore):
             TypeError: an option that does not exist.
             ValueError: not such a URL, a number that is out of range, or ``decode_responses=True``.
         """
-        target = read_url(url)
-        settings = _settings(
-            replicas=replicas,
-            fsync=fsync,
-            wait_timeout=wait_timeout,
-            timeout=timeout,
-            max_connections=max_connections,
-            max_in_flight=max_in_flight,
-            **options,
+        all_options = Options.parse(url, options)
+        return cls(
+            _EXECUTORS[all_options.target.kind](all_options),
+            prefix=all_options.prefix,
+            ttl=all_options.ttl,
+            codec=all_options.codec,
+            max_bytes=all_options.max_bytes,
         )
-        executor = _EXECUTORS[target.kind].from_target(target, settings)
-        return cls(executor, prefix=prefix, ttl=ttl, codec=codec, max_bytes=max_bytes)
-
-
-def _settings(**given: Any) -> dict[str, Any]:
-    return {"timeout": TIMEOUT, "max_connections": MAX_CONNECTIONS, "max_in_flight": MAX_IN_FLIGHT, **_DEFAULTS, **given}

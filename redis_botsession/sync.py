@@ -18,7 +18,7 @@ from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, contextmanager
 from functools import wraps
 from types import TracebackType
-from typing import Any, Concatenate, ParamSpec, Self, TypeVar, cast
+from typing import Any, Concatenate, ParamSpec, Self, TypeVar, Unpack, cast
 
 import redis
 import redis.sentinel
@@ -30,18 +30,14 @@ from ._session.live import LiveSession, LiveStore
 from ._session.record import BotSession, Id, Loaded
 from ._session.store import DEFAULT_ATTEMPTS, BotSessionStore
 from ._session.times import DEFAULT_TTL, TTL
-from ._transport.client import MAX_CONCURRENCY
 from ._transport.command_store import CommandStore
-from ._transport.options import checked, read_url
+from ._transport.options import DEFAULT_PREFIX, MAX_CONCURRENCY, Options, SyncStoreOptions
 from ._transport.threads import BlockingExecutor, iterate, run, turn_at
-from .store import DEFAULT_PREFIX
 
 __all__ = ["BotSessionHelper", "SessionStore"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
-
-_DEFAULTS: dict[str, Any] = {"socket_timeout": 5.0, "socket_connect_timeout": 5.0}
 
 
 class _BlockingStore(CommandStore):
@@ -135,20 +131,7 @@ class SessionStore:
         self._owned: Sequence[redis.Redis] = ()
 
     @classmethod
-    def from_url(
-        cls,
-        url: str,
-        *,
-        prefix: str = DEFAULT_PREFIX,
-        ttl: TTL = DEFAULT_TTL,
-        codec: Codec | None = None,
-        max_bytes: int = DEFAULT_MAX_BYTES,
-        replicas: int = 0,
-        fsync: bool = False,
-        wait_timeout: float = DEFAULT_WAIT,
-        max_connections: int = MAX_CONCURRENCY,
-        **options: Any,
-    ) -> Self:
+    def from_url(cls, url: str, **options: Unpack[SyncStoreOptions]) -> Self:
         """A store with a client of its own, which ``close`` closes.
 
         Args:
@@ -168,17 +151,18 @@ class SessionStore:
             TypeError: an option that does not exist.
             ValueError: not such a URL, that of a cluster, a number that is out of range, or ``decode_responses=True``.
         """
-        client, *others = _clients_of(url, {**_DEFAULTS, **options, "max_connections": max_connections})
+        all_options = Options.parse_for_threads(url, options)
+        client, *others = _clients_of(all_options)
         store = cls(
             client,
-            prefix=prefix,
-            ttl=ttl,
-            codec=codec,
-            max_bytes=max_bytes,
-            replicas=replicas,
-            fsync=fsync,
-            wait_timeout=wait_timeout,
-            max_connections=max_connections,
+            prefix=all_options.prefix,
+            ttl=all_options.ttl,
+            codec=all_options.codec,
+            max_bytes=all_options.max_bytes,
+            replicas=all_options.replicas,
+            fsync=all_options.fsync,
+            wait_timeout=all_options.wait_timeout,
+            max_connections=all_options.max_connections,
         )
         store._owned = [client, *others]
         return store
@@ -260,25 +244,13 @@ class SessionStore:
         self.close()
 
 
-def _clients_of(url: str, options: dict[str, Any]) -> list[redis.Redis]:
-    """The one of the store, and those that it has for itself, of the sentinels."""
-    target = read_url(url)
-    if target.kind == "cluster":
-        raise ValueError("the synchronous SessionStore runs on one server or behind Sentinel; for a cluster use the other one")
+def _clients_of(options: Options) -> list[redis.Redis]:
+    """The client of the store, then its clients of the sentinels, if there are any."""
+    target = options.target
+    pool = {**options.connection_options, "max_connections": options.max_connections}
     if target.kind == "server":
-        server = redis.Redis(connection_pool=redis.ConnectionPool.from_url(url.strip(), **options))
-        checked(server.connection_pool.connection_class, server.connection_pool.connection_kwargs)
-        return [server]
-    options |= target.options
-    is_tls = options.pop("connection_class", None) is not None
-    theirs = {
-        "username": options.pop("sentinel_username", None),
-        "password": options.pop("sentinel_password", None),
-        "socket_timeout": options["socket_timeout"],
-        "socket_connect_timeout": options["socket_connect_timeout"],
-        "ssl": is_tls,
-        **{name: value for name, value in options.items() if name.startswith("ssl_")},
-    }
+        return [redis.Redis(connection_pool=redis.ConnectionPool(connection_class=options.connection_class, **pool))]
+    timeouts = {name: options.connection_options[name] for name in ("socket_timeout", "socket_connect_timeout")}
     manager: Any = redis.sentinel.Sentinel
-    manager = manager(target.seeds, sentinel_kwargs=theirs)
-    return [manager.master_for(target.service, ssl=is_tls, **options), *manager.sentinels]
+    manager = manager(target.seeds, sentinel_kwargs={**timeouts, **options.sentinel_options})
+    return [manager.master_for(target.service, ssl=target.is_tls, **pool), *manager.sentinels]

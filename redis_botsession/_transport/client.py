@@ -16,11 +16,9 @@ from .._protocol.commands import Argument, Command, outcome_unknown
 from .._protocol.durability import Durability, unproven
 from .._protocol.replies import error_of
 from .executor import Executor, Guard
+from .options import MAX_CONCURRENCY
 
 T = TypeVar("T")
-
-#: Connections that a client executor uses at once; more make one Python process no faster.
-MAX_CONCURRENCY = 32
 
 
 class ClientExecutor:

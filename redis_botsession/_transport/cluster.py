@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Any, Self, TypeVar
@@ -22,9 +22,9 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from .._protocol.commands import Command
 from .executor import Executor
 from .link import is_final
-from .options import HostPort, Target
+from .options import HostPort, Options, StoreOptions, Target
 from .pipeline import Call, copy_of
-from .server import Lanes, Pipelined, Wiring
+from .server import Lanes, Pipelined, connected
 from .slot_map import SLOTS, SlotRange, parse_slots
 
 logger = logging.getLogger("redis_botsession")
@@ -44,10 +44,11 @@ FAST_DETOURS = 4
 class _Node:
     """A primary, and what calls need to be sent there."""
 
-    def __init__(self, owner: ClusterExecutor, wiring: Wiring, address: HostPort) -> None:
+    def __init__(self, owner: ClusterExecutor, options: Options, address: HostPort) -> None:
         host, port = address
         self.address = address
-        self.lanes = Lanes(wiring, partial(wiring.connect, host=host, port=port), f"{host}:{port}", owner)
+        connect = partial(connected, options, host=host, port=port)
+        self.lanes = Lanes(options, connect, f"{host}:{port}", dispatcher=owner)
 
     @property
     def is_stuck(self) -> bool:
@@ -64,16 +65,14 @@ class ClusterExecutor(Pipelined):
     run there: it goes on its way to another one, until its deadline.
 
     Args:
-        wiring: How each node is connected to.
-        seeds: Nodes to ask first who serves what.
-        remap: From the address by which nodes know each other to that by which they are reached from here.
+        options: Those of the store; its URL names some nodes.
     """
 
-    def __init__(self, wiring: Wiring, seeds: Sequence[HostPort], remap: Callable[[HostPort], HostPort] | None = None) -> None:
+    def __init__(self, options: Options) -> None:
         super().__init__()
-        self._wiring = wiring
-        self._seeds = list(seeds)
-        self._remap = remap or (lambda address: address)
+        self._options = options
+        self._seeds = seeds = options.target.seeds
+        self._remap = options.address_remap or (lambda address: address)
         self._loop: asyncio.AbstractEventLoop
         self._slots: list[_Node | None] = [None] * SLOTS
         self._nodes: dict[HostPort, _Node] = {}
@@ -88,42 +87,24 @@ class ClusterExecutor(Pipelined):
         self._is_closed = False
 
     @classmethod
-    def from_target(cls, target: Target, options: Mapping[str, Any]) -> Self:
-        """An executor for ``redis+cluster://``.
-
-        Args:
-            target: What the URL says; that wins over ``options``.
-            options: All that ``Wiring.of`` takes, and ``address_remap``, as redis-py's ``RedisCluster`` takes it.
-
-        Raises:
-            TypeError: an option that does not exist.
-            ValueError: a number that is out of range, or ``decode_responses``.
-        """
-        all_options = {**options, **target.options}
-        remap = all_options.pop("address_remap", None)
-        if remap is not None and not callable(remap):
-            raise TypeError(f"address_remap must be a function, not {type(remap).__name__}")
-        return cls(Wiring.of(all_options), target.seeds, remap)
-
-    @classmethod
-    def from_client(cls, client: RedisCluster, options: Mapping[str, Any]) -> Self:
+    def from_client(cls, client: RedisCluster, given: StoreOptions) -> Self:
         """An executor with connections of its own to the cluster of a client, made as that makes its own.
 
         The client's are not used: its redirection sends ``ASKING`` and the command over two connections of its pool.
 
         Args:
             client: Its nodes, credentials, TLS and timeouts are taken over.
-            options: All that ``Wiring.of`` takes; what the client says wins.
+            given: Options of the store; what the client says wins.
 
         Raises:
             ValueError: a client with ``decode_responses=True``.
         """
-        seeds = list(client.nodes_manager.startup_nodes.values())
         ours = {"response_callbacks", "himport_registry", "max_connections", "redis_connect_func", "event_dispatcher"}
         ours |= {"maint_notifications_config", "oss_cluster_maint_notifications_handler"}
         theirs = {name: value for name, value in client.connection_kwargs.items() if name not in ours and value is not None}
-        wiring = Wiring.of({**options, **theirs})
-        return cls(wiring, [(node.host, int(node.port)) for node in seeds], client.nodes_manager.address_remap)
+        nodes = client.nodes_manager
+        seeds = tuple((node.host, int(node.port)) for node in nodes.startup_nodes.values())
+        return cls(Options.of(Target("cluster", theirs, seeds), {**given, "address_remap": nodes.address_remap}))
 
     async def primaries(self) -> Sequence[Executor]:
         """One executor for each primary.
@@ -134,7 +115,7 @@ class ClusterExecutor(Pipelined):
         self._enter()
         # Where nobody answers, the map that there is has to do.
         with suppress(TimeoutError):
-            async with asyncio.timeout(self._wiring.settings.timeout):
+            async with asyncio.timeout(self._options.timeout):
                 await self._look_once()
                 while None in self._slots and not self._is_hopeless:
                     await asyncio.sleep(PAUSE)
@@ -149,7 +130,7 @@ class ClusterExecutor(Pipelined):
         trouble: Exception = RedisConnectionError("this cluster has no nodes")
         for host, port in random.sample(list(self._known), len(self._known)):
             try:
-                connection = await self._wiring.connect(host=host, port=port)
+                connection = await connected(self._options, host=host, port=port)
             except (RedisConnectionError, RedisTimeoutError, OSError) as error:
                 trouble = error
             else:
@@ -194,7 +175,7 @@ class ClusterExecutor(Pipelined):
         return self._submit(call)
 
     def _deadline(self) -> float:
-        return self._loop.time() + self._wiring.settings.timeout
+        return self._loop.time() + self._options.timeout
 
     def _submit(self, call: Call) -> asyncio.Future[Any]:
         promise: asyncio.Future[Any] = call.promise  # type: ignore[assignment] # made above
@@ -273,7 +254,7 @@ class ClusterExecutor(Pipelined):
     def _node(self, address: HostPort) -> _Node:
         node = self._nodes.get(address)
         if node is None:
-            node = self._nodes[address] = _Node(self, self._wiring, address)
+            node = self._nodes[address] = _Node(self, self._options, address)
         return node
 
     def _node_named(self, error: AskError) -> _Node | None:
@@ -334,8 +315,8 @@ class ClusterExecutor(Pipelined):
 
     async def _ask(self, address: HostPort) -> list[SlotRange]:
         host, port = address
-        async with asyncio.timeout(self._wiring.settings.timeout):
-            connection = await self._wiring.connect(host=host, port=port)
+        async with asyncio.timeout(self._options.timeout):
+            connection = await connected(self._options, host=host, port=port)
             try:
                 await connection.send_command("CLUSTER", "SLOTS")
                 return parse_slots(await connection.read_response(disable_decoding=True), host, self._remap)

@@ -9,8 +9,7 @@ import asyncio
 import logging
 import math
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 import hiredis
 from redis.backoff import ExponentialWithJitterBackoff
@@ -21,6 +20,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from .._protocol.commands import Command
 from .._protocol.durability import Durability
 from .link import Link, is_final
+from .options import Options
 from .pipeline import Call, OutOfStepError, Pipeline
 
 logger = logging.getLogger("redis_botsession")
@@ -36,25 +36,11 @@ _SUSPICIOUS = 0.2
 #: Seconds between two looks at deadlines, at least.
 _TICK = 0.005
 
+#: Replies after which a connection is given up for another one.
+RETIRE_ON: Final[tuple[type[Exception], ...]] = (BusyLoadingError,)
+
 #: Gives a redis-py asyncio connection that is connected.
 Connect = Callable[[], Awaitable[Any]]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Settings:
-    """How connections are used.
-
-    Attributes:
-        timeout: Seconds that a call may take in all, connecting and sending again included.
-        silence: Seconds without a byte while replies are due, after which a connection counts as lost; None: never.
-        max_in_flight: Replies that may be due at once on a connection; calls beyond wait.
-        retire_on: Replies after which a connection is given up for another one.
-    """
-
-    timeout: float
-    silence: float | None
-    max_in_flight: int
-    retire_on: tuple[type[Exception], ...] = (BusyLoadingError,)
 
 
 class Dispatcher(Protocol):
@@ -77,31 +63,33 @@ class PipelinedConnection:
     Args:
         connect: Gives a redis-py asyncio connection that is connected.
         address: Where it leads to, for messages.
-        settings: How it is used.
+        options: Those of the store: ``timeout``, ``silence`` and ``max_in_flight``.
         durability: What has to vouch for each write.
         dispatcher: Gets the calls that this server does not serve. None: they get its error.
+        retire_on: Replies after which it is given up for another one.
     """
 
     def __init__(
         self,
         connect: Connect,
         address: str,
-        settings: Settings,
+        options: Options,
         *,
         durability: Durability | None = None,
         dispatcher: Dispatcher | None = None,
+        retire_on: tuple[type[Exception], ...] = RETIRE_ON,
     ) -> None:
         self._open = connect
         self._address = address
-        self._timeout = timeout = settings.timeout
-        self._silence = silence = settings.silence
+        self._timeout = timeout = options.timeout
+        self._silence = silence = options.silence
         self._durability = durability
         self._dispatcher = dispatcher
         self._loop = asyncio.get_running_loop()
         self._pipeline = Pipeline(
-            max_in_flight=settings.max_in_flight,
+            max_in_flight=options.max_in_flight,
             durability=durability,
-            retire_on=settings.retire_on,
+            retire_on=retire_on,
             stray=None if dispatcher is None else dispatcher.stray,
         )
         self._link: Link | None = None

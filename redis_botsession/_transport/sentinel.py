@@ -5,10 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any
 
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
@@ -24,8 +23,8 @@ from redis.exceptions import (
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from .connection import BACKOFF
-from .options import HostPort, Target
-from .server import PipelinedExecutor, Wiring
+from .options import HostPort, Options
+from .server import PipelinedExecutor, connected
 
 logger = logging.getLogger("redis_botsession")
 
@@ -42,46 +41,30 @@ class SentinelExecutor(PipelinedExecutor):
     it may not know yet, and what it still said would be lost.
 
     Args:
-        wiring: How the primary is connected to.
-        sentinels: Where they are.
-        service: What they call the primary.
-        options: For redis-py's clients of the sentinels.
+        options: Those of the store.
     """
 
-    def __init__(self, wiring: Wiring, sentinels: tuple[HostPort, ...], service: str, options: Mapping[str, Any]) -> None:
-        super().__init__(wiring, f"the primary of {service}")
-        self._service = service
-        self._sentinels = [Redis(host=host, port=port, **options) for host, port in sentinels]
+    retire_on = (BusyLoadingError, MasterDownError, ReadOnlyError)
+
+    def __init__(self, options: Options) -> None:
+        super().__init__(options)
+        self._service = options.target.service
+        theirs = {
+            **options.sentinel_options,
+            "socket_timeout": PATIENCE,
+            "socket_connect_timeout": PATIENCE,
+            "retry": Retry(NoBackoff(), 0),
+        }
+        self._sentinels = [Redis(host=host, port=port, **theirs) for host, port in options.target.seeds]
         self._primary: HostPort | None = None
         self._config_epoch = -1
         self._watching: list[asyncio.Task[None]] = []
         self._is_closed = False
 
-    @classmethod
-    def from_target(cls, target: Target, options: Mapping[str, Any]) -> Self:
-        """An executor for ``redis+sentinel://``.
-
-        Args:
-            target: What the URL says; that wins over ``options``.
-            options: All that ``Wiring.of`` takes; ``sentinel_username`` and ``sentinel_password`` for the sentinels.
-
-        Raises:
-            TypeError: an option that does not exist.
-            ValueError: a number that is out of range, or ``decode_responses``.
-        """
-        all_options = {**options, **target.options}
-        theirs = {
-            "username": all_options.pop("sentinel_username", None),
-            "password": all_options.pop("sentinel_password", None),
-            "socket_timeout": PATIENCE,
-            "socket_connect_timeout": PATIENCE,
-            "retry": Retry(NoBackoff(), 0),
-            # It is the class of a TLS connection, if it is one.
-            "ssl": "connection_class" in target.options,
-            **{name: value for name, value in all_options.items() if name.startswith("ssl_")},
-        }
-        wiring = Wiring.of(all_options, retire_on=(BusyLoadingError, MasterDownError, ReadOnlyError))
-        return cls(wiring, target.seeds, target.service, theirs)
+    @property
+    def address(self) -> str:
+        """The server's name in messages."""
+        return f"the primary of {self._service}"
 
     async def listen(self) -> Any:
         connection = await super().listen()
@@ -114,7 +97,7 @@ class SentinelExecutor(PipelinedExecutor):
 
     async def _connect(self) -> Any:
         host, port = await self._discover()
-        connection = await self._wiring.connect(host=host, port=port)
+        connection = await connected(self._options, host=host, port=port)
         try:
             await self._check_role(connection, f"{host}:{port}")
         except BaseException:
@@ -163,7 +146,7 @@ class SentinelExecutor(PipelinedExecutor):
             if troubles and all(isinstance(error, (NoPermissionError, AuthenticationError)) for error in troubles):
                 raise troubles[0]
             reasons = "; ".join(str(error) or type(error).__name__ for error in troubles)
-            raise RedisConnectionError(f"no sentinel names {self._address}: {reasons or 'it is down'}")
+            raise RedisConnectionError(f"no sentinel names {self.address}: {reasons or 'it is down'}")
         # The latest; of equals the one that is known, or else always the same.
         primary = max(epochs, key=lambda address: (epochs[address], address == self._primary, address))
         if epochs[primary] > self._config_epoch or self._primary is None:
@@ -197,7 +180,7 @@ class SentinelExecutor(PipelinedExecutor):
         if before is not None:
             logger.warning("the primary of %s is now %s:%d, no longer %s:%d", self._service, *primary, *before)
         for connection in self._lanes.all:
-            connection.leave(RedisConnectionError(f"{self._address} is now {primary[0]}:{primary[1]}"), at_once=True)
+            connection.leave(RedisConnectionError(f"{self.address} is now {primary[0]}:{primary[1]}"), at_once=True)
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,83 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Container, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Container, Sequence
 from functools import partial
-from typing import Any, Self, TypeVar
+from typing import Any, TypeVar
 from weakref import WeakSet
 
-from redis.asyncio.connection import Connection
-
 from .._protocol.commands import Command
-from .._protocol.durability import Durability, durability_of
 from .client import connect
-from .connection import Connect, Dispatcher, PipelinedConnection, Settings
+from .connection import RETIRE_ON, Connect, Dispatcher, PipelinedConnection
 from .executor import Executor, Guard
-from .options import HostPort, Target, checked
+from .options import HostPort, Options
 
 T = TypeVar("T")
-N = TypeVar("N", int, float)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Wiring:
-    """How a server is connected to.
-
-    Attributes:
-        connections: How many connections, and as many again for durable writes; made when they are needed.
-        settings: How they are used.
-        durability: What has to vouch for each write; None: nothing.
-        kind: The class of redis-py's asyncio connections.
-        options: What that is made with.
-    """
-
-    connections: int
-    settings: Settings
-    durability: Durability | None
-    kind: Callable[..., Any]
-    # There may be a password in them.
-    options: Mapping[str, Any] = field(repr=False)
-
-    @classmethod
-    def of(cls, options: Mapping[str, Any], **settings: Any) -> Self:
-        """From the options of ``SessionStore.from_url``, those in the URL included.
-
-        Raises:
-            TypeError: an option that does not exist.
-            ValueError: a number that is out of range, or ``decode_responses``.
-        """
-        left = dict(options)
-        timeout = _positive(left, "timeout", float)
-        connections = _positive(left, "max_connections", int)
-        max_in_flight = _positive(left, "max_in_flight", int)
-        replicas, fsync = left.pop("replicas"), left.pop("fsync")
-        if isinstance(replicas, str):
-            replicas = int(replicas) if replicas.isdecimal() else -1
-        if isinstance(fsync, str):
-            fsync = fsync.lower() in {"1", "true", "yes", "on"}
-        durability = durability_of(replicas, fsync, _positive(left, "wait_timeout", float))
-        if left.get("decode_responses"):
-            raise ValueError("decode_responses=True: sessions hold bytes that are not text; leave it out")
-        kind = left.pop("connection_class", Connection)
-        silence = checked(kind, left).socket_timeout
-        if durability is not None:
-            durability.check_within(timeout if silence is None else min(silence, timeout))
-        return cls(
-            connections=connections,
-            settings=Settings(timeout=timeout, silence=silence, max_in_flight=max_in_flight, **settings),
-            durability=durability,
-            kind=kind,
-            options=left,
-        )
-
-    async def connect(self, **address: Any) -> Any:
-        """A redis-py connection that is connected; ``address`` wins over ``options``."""
-        connection = self.kind(**{**self.options, **address})
-        await connect(connection)
-        return connection
 
 
 class Lanes:
@@ -88,11 +24,19 @@ class Lanes:
     Durable writes have connections of their own: WAIT blocks the connection, and reads would wait behind it.
     """
 
-    def __init__(self, wiring: Wiring, connect: Connect, address: str, dispatcher: Dispatcher | None = None) -> None:
-        make = partial(PipelinedConnection, connect, address, wiring.settings, dispatcher=dispatcher)
-        self._count = wiring.connections
+    def __init__(
+        self,
+        options: Options,
+        connect: Connect,
+        address: str,
+        *,
+        dispatcher: Dispatcher | None = None,
+        retire_on: tuple[type[Exception], ...] = RETIRE_ON,
+    ) -> None:
+        make = partial(PipelinedConnection, connect, address, options, dispatcher=dispatcher, retire_on=retire_on)
+        self._count = options.max_connections
         self._plain = [make() for _ in range(self._count)]
-        durable = wiring.durability
+        durable = options.durability
         self._durable = [make(durability=durable) for _ in range(self._count)] if durable else self._plain
         self.all = self._plain if durable is None else self._plain + self._durable
 
@@ -146,31 +90,22 @@ class PipelinedExecutor(Pipelined):
     """Runs commands on a few connections to one server, which all callers share.
 
     Args:
-        wiring: How it is connected to.
-        address: Where it is, for messages.
+        options: Those of the store.
     """
 
-    def __init__(self, wiring: Wiring, address: str) -> None:
+    #: Replies after which a connection is given up for another one.
+    retire_on: tuple[type[Exception], ...] = RETIRE_ON
+
+    def __init__(self, options: Options) -> None:
         super().__init__()
-        self._wiring = wiring
-        self._address = address
+        self._options = options
         self._lanes: Lanes | None = None
 
-    @classmethod
-    def from_target(cls, target: Target, options: Mapping[str, Any]) -> Self:
-        """An executor for ``redis://``, ``rediss://`` and ``unix://``.
-
-        Args:
-            target: What the URL says; that wins over ``options``.
-            options: All that ``Wiring.of`` takes.
-
-        Raises:
-            TypeError: an option that does not exist.
-            ValueError: a number that is out of range, or ``decode_responses``.
-        """
-        wiring = Wiring.of({**options, **target.options})
-        where = wiring.options
-        return cls(wiring, where.get("path") or f"{where.get('host', 'localhost')}:{where.get('port', 6379)}")
+    @property
+    def address(self) -> str:
+        """The server's name in messages."""
+        where = self._options.connection_options
+        return where.get("path") or f"{where.get('host', 'localhost')}:{where.get('port', 6379)}"
 
     async def primaries(self) -> Sequence[Executor]:
         return [self]
@@ -192,7 +127,7 @@ class PipelinedExecutor(Pipelined):
 
     def _enter(self) -> Lanes:
         if self._guard.enter() or self._lanes is None:
-            self._lanes = Lanes(self._wiring, self._connect, self._address)
+            self._lanes = Lanes(self._options, self._connect, self.address, retire_on=self.retire_on)
             self._begin()
         return self._lanes
 
@@ -200,21 +135,17 @@ class PipelinedExecutor(Pipelined):
         """At the first use."""
 
     async def _connect(self) -> Any:
-        return await self._wiring.connect()
+        return await connected(self._options)
+
+
+async def connected(options: Options, **host_and_port: Any) -> Any:
+    """A redis-py connection that is connected; ``host_and_port`` wins over the options."""
+    connection = options.connection_class(**{**options.connection_options, **host_and_port})
+    await connect(connection)
+    return connection
 
 
 def _forget(promise: asyncio.Future[Any]) -> None:
     """Nobody waits for this one any more: that is no "exception was never retrieved"."""
     if not promise.cancelled():
         promise.exception()
-
-
-def _positive(options: dict[str, Any], name: str, kind: type[N]) -> N:
-    value = options.pop(name)
-    try:
-        number = kind(value)
-    except (TypeError, ValueError):
-        number = kind(0)
-    if not 0 < number < math.inf:
-        raise ValueError(f"{name} must be a positive {kind.__name__}, not {value!r}")
-    return number

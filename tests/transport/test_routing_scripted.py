@@ -16,7 +16,8 @@ from redis_botsession import SessionStore
 from redis_botsession._protocol.commands import Command
 from redis_botsession._protocol.layout import slot_of
 from redis_botsession._transport import cluster, connection
-from redis_botsession._transport.connection import PipelinedConnection, Settings
+from redis_botsession._transport.connection import PipelinedConnection
+from redis_botsession._transport.options import Options
 from redis_botsession.testing.harness import PATIENCE, eventually
 
 from ..support.scripted import Request, ResponseLine, Scripted, all_slots, never, nothing, state, store_of
@@ -138,8 +139,8 @@ async def test_a_connection_that_was_left_while_it_was_made_is_not_used(first: S
                 await asyncio.Event().wait()
         return made
 
-    settings = Settings(timeout=PATIENCE, silence=None, max_in_flight=8)
-    pipelined = PipelinedConnection(connect, "somewhere", settings)
+    options = Options.parse("redis://somewhere", {"timeout": PATIENCE, "socket_timeout": None, "max_in_flight": 8})
+    pipelined = PipelinedConnection(connect, "somewhere", options)
     promise = pipelined.call(Command("get", b"k", 0, (b"GET", b"k"), list, resend=True))
     await is_made.wait()
     pipelined.leave(redis.ConnectionError("left"), at_once=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from ipaddress import ip_address
-from typing import Any, Final
+from typing import Any
 from urllib.parse import quote
 
 import redis
@@ -14,27 +14,7 @@ from redis.asyncio.connection import Connection, SSLConnection, UnixDomainSocket
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from ..._transport.options import read_url
-
-#: Options of the store's own in its URLs, which redis-py does not know.
-_STORES_OWN: Final = frozenset(
-    {
-        "timeout",
-        "max_connections",
-        "max_in_flight",
-        "replicas",
-        "fsync",
-        "wait_timeout",
-        "sentinel_username",
-        "sentinel_password",
-    }
-)
-#: The doctor's connections are not on asyncio, which those of the store are.
-_KINDS: Final[Mapping[Any, Any]] = {
-    Connection: connection.Connection,
-    SSLConnection: connection.SSLConnection,
-    UnixDomainSocketConnection: connection.UnixDomainSocketConnection,
-}
+from ..._transport.options import THREADS_CLASSES, for_sentinels, read_url
 
 
 class BadURL(ValueError):
@@ -128,7 +108,7 @@ def _client(options: Mapping[str, Any], timeout: float) -> redis.Redis:
         "retry_on_timeout": False,
     }
     try:
-        kind = _KINDS[wanted.pop("connection_class", Connection)]
+        kind = THREADS_CLASSES[wanted.pop("connection_class", Connection)]
         # Says now what redis-py does not take.
         kind(**wanted)
         return redis.Redis.from_pool(connection.ConnectionPool(connection_class=kind, **wanted))
@@ -159,9 +139,8 @@ def parse(url: str) -> Target:
         scheme = ("rediss" if is_tls else "redis") + (f"+{kind}" if kind else "")
         database = str(options.get("db", "" if kind else 0))
         label = f"{scheme}://{','.join(map(str, hosts))}/{'/'.join(filter(None, [named.service, database]))}"
-    sentinels_own = {name: options[f"sentinel_{name}"] for name in ("username", "password") if f"sentinel_{name}" in options}
-    known = {name: value for name, value in options.items() if name not in _STORES_OWN}
-    sentinel_options = {name: value for name, value in known.items() if name not in {"username", "password", "db"}}
+    known = named.connection_options
+    kind_of_connection = {name: value for name, value in known.items() if name == "connection_class"}
     return Target(
         kind=kind,
         label=label,
@@ -171,5 +150,5 @@ def parse(url: str) -> Target:
         user=str(options.get("username") or "default"),
         has_password=bool(options.get("password")),
         _options=known,
-        _sentinel_options=sentinel_options | sentinels_own,
+        _sentinel_options=kind_of_connection | for_sentinels(options),
     )

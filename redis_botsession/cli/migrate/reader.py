@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Sequence
 from typing import Any, Final, Self
 
 from redis.asyncio import Redis
 from redis.asyncio.client import Pipeline
-from redis.asyncio.connection import Connection, ConnectionPool, SSLConnection
+from redis.asyncio.connection import Connection, ConnectionPool
 from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import Sentinel
 from redis.backoff import ExponentialBackoff, NoBackoff
 from redis.exceptions import NoPermissionError, ResponseError, WatchError
 
-from ..._transport.options import Target, checked
-from ...store import SessionStore
+from ..._transport.options import Target, checked, for_sentinels
 from .records import Found, Source, Unit
 
 #: Keys that SCAN looks at in one round trip.
 SCAN_COUNT: Final = 1000
-#: Options of the store's own, that may be in its URLs; redis-py does not know them.
-_STORES_OWN: Final = {*inspect.signature(SessionStore.from_url).parameters, "sentinel_username", "sentinel_password"}
 # What is read is bytes in RESP2; a server that is silent for so long is lost.
 _CONNECTION: Final[dict[str, Any]] = {
     "protocol": 2,
@@ -46,18 +42,14 @@ class Reader:
     def __init__(self, target: Target, source: Source) -> None:
         if target.kind == "cluster":
             raise ValueError("--url names a cluster, which none of these storages writes to; a target may be one: --to")
-        options = {name: value for name, value in target.options.items() if name not in _STORES_OWN}
-        options = {**_CONNECTION, **options, "decode_responses": False}
+        options = {**_CONNECTION, **target.connection_options, "decode_responses": False}
         self._source = source
         self._sentinels: list[Redis] = []
         if target.kind == "sentinel":
-            is_tls = options.pop("connection_class", Connection) is SSLConnection
-            theirs = {name: value for name, value in options.items() if name not in {"username", "password", "db"}}
-            given = {name: target.options.get(f"sentinel_{name}") for name in ("username", "password")}
-            sentinel: Any = Sentinel(  # type: ignore[no-untyped-call] # redis-py has no types there
-                target.seeds, sentinel_kwargs={**theirs, **given, "ssl": is_tls, "retry": Retry(NoBackoff(), 0)}
-            )
-            self._client: Redis = sentinel.master_for(target.service, ssl=is_tls, **options)
+            options.pop("connection_class", None)
+            theirs = {**_CONNECTION, **for_sentinels(target.options), "ssl": target.is_tls, "retry": Retry(NoBackoff(), 0)}
+            sentinel: Any = Sentinel(target.seeds, sentinel_kwargs=theirs)  # type: ignore[no-untyped-call] # redis-py has no types there
+            self._client: Redis = sentinel.master_for(target.service, ssl=target.is_tls, **options)
             self._sentinels = sentinel.sentinels
         else:
             kind = options.pop("connection_class", Connection)
