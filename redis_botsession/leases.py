@@ -28,7 +28,7 @@ from ._transport.command_store import CommandStore
 from ._transport.pubsub import Listener, Watch
 from .errors import OutcomeUnknown, SessionError
 
-logger = logging.getLogger("redis_botsession")
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 

@@ -13,7 +13,7 @@ from .errors import SessionGone
 
 T = TypeVar("T")
 
-logger = logging.getLogger("redis_botsession")
+logger = logging.getLogger(__name__)
 
 
 def author_and_channel(ctx: Any) -> tuple[Id, Id]:

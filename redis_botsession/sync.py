@@ -175,6 +175,11 @@ class SessionStore:
         """Packs the values."""
         return self._store.codec
 
+    @property
+    def unwrapped(self) -> BotSessionStore:
+        """The store as coroutines that never suspend, for adapters that share their code with asyncio."""
+        return self._store
+
     def key(self, user_id: Id, channel_id: Id) -> str:
         """The key of a session, as ``redis-cli`` takes it."""
         return self._store.key(user_id, channel_id)

@@ -10,7 +10,7 @@ from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
 from copy import copy
 from datetime import timedelta
-from typing import Any, Self, overload
+from typing import Any, Self, Unpack, overload
 
 from aiogram import enums
 from aiogram.exceptions import DataNotDictLikeError
@@ -20,6 +20,7 @@ from aiogram.fsm.storage.base import DEFAULT_DESTINY, BaseEventIsolation, BaseSt
 from .._codec.codec import Codec
 from .._session.store import BotSessionStore
 from .._transport.command_store import CommandStore
+from .._transport.options import StoreOptions
 from ..leases import DEFAULT_LEASE, Leases
 from ..store import SessionStore
 from ._ids import STATE, Names, channel_of, parts_of
@@ -94,18 +95,20 @@ class BotSessionStorage(BaseStorage):
         self._isolations: list[BotSessionIsolation] = []
 
     @classmethod
-    def from_url(cls, url: str, **store_options: Any) -> Self:
-        """A storage with a store of its own, that ``close`` closes.
+    def from_url(cls, url: str, **options: Unpack[StoreOptions]) -> Self:
+        """A storage with a store of its own, which ``close`` closes.
 
         Args:
             url: As for ``SessionStore.from_url``.
-            **store_options: As for ``SessionStore.from_url``, like ``ttl`` (seconds, a timedelta, or None for no expiry; a day
-                unless given) and ``prefix``. The codec is an ``aiogram_codec()`` unless given.
+            **options: As for ``SessionStore.from_url``, with two other defaults: ``ttl`` is None unless given, so states and
+                data are kept for good, as by aiogram's ``RedisStorage``; ``codec`` is an ``aiogram_codec()``.
 
         Raises:
             What ``SessionStore.from_url`` raises.
         """
-        storage = cls(SessionStore.from_url(url, **{"codec": aiogram_codec(), **store_options}))
+        options.setdefault("ttl", None)
+        options.setdefault("codec", aiogram_codec())
+        storage = cls(SessionStore.from_url(url, **options))
         storage._owns_store = True
         return storage
 
@@ -231,18 +234,18 @@ class BotSessionIsolation(BaseEventIsolation):
         self._owns_store = False
 
     @classmethod
-    def from_url(cls, url: str, *, lease: float | timedelta = DEFAULT_LEASE, **store_options: Any) -> Self:
-        """An isolation with a store of its own, that ``close`` closes.
+    def from_url(cls, url: str, *, lease: float | timedelta = DEFAULT_LEASE, **options: Unpack[StoreOptions]) -> Self:
+        """An isolation with a store of its own, which ``close`` closes.
 
         Args:
             url: As for ``SessionStore.from_url``.
             lease: As for the class.
-            **store_options: As for ``SessionStore.from_url``.
+            **options: As for ``SessionStore.from_url``.
 
         Raises:
             What ``SessionStore.from_url`` and the class raise.
         """
-        isolation = cls(SessionStore.from_url(url, **store_options), lease=lease)
+        isolation = cls(SessionStore.from_url(url, **options), lease=lease)
         isolation._owns_store = True
         return isolation
 

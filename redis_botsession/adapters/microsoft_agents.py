@@ -19,7 +19,7 @@ from contextlib import suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Final, Literal, Self, TypeVar
+from typing import Any, Final, Literal, Self, TypeVar, Unpack
 from weakref import WeakValueDictionary
 
 from microsoft_agents.hosting.core.state.agent_state import CachedAgentState
@@ -29,12 +29,12 @@ from microsoft_agents.hosting.core.storage.telemetry import spans
 from .._session.changes import Changes, Snapshot
 from .._session.record import BotSession, Loaded
 from .._session.store import DEFAULT_ATTEMPTS, BotSessionStore
-from .._session.times import TTL
+from .._transport.options import StoreOptions
 from ..errors import SessionGone, VersionConflict
 from ..store import SessionStore
 from ._ids import Names
 
-logger = logging.getLogger("redis_botsession")
+logger = logging.getLogger(__name__)
 
 StoreItemT = TypeVar("StoreItemT", bound=StoreItem)
 OnConflict = Literal["merge", "raise", "overwrite"]
@@ -161,19 +161,20 @@ class BotSessionStorage(Storage):
         self._me = object()
 
     @classmethod
-    def from_url(cls, url: str, *, on_conflict: OnConflict = "merge", ttl: TTL = None, **store_options: Any) -> Self:
+    def from_url(cls, url: str, *, on_conflict: OnConflict = "merge", **options: Unpack[StoreOptions]) -> Self:
         """A storage with a ``SessionStore`` of its own, which ``aclose`` closes.
 
         Args:
             url: As for ``SessionStore.from_url``.
             on_conflict: As for the class.
-            ttl: Seconds or a timedelta after the last read or write; None: items last, as with the SDK's storages.
-            **store_options: The others of ``SessionStore.from_url``, like ``prefix``.
+            **options: As for ``SessionStore.from_url``, but ``ttl`` (which counts from the last read or write) is None unless
+                given: items are kept for good, as by the SDK's storages.
 
         Raises:
             TypeError, ValueError: as for ``SessionStore.from_url`` and the class.
         """
-        storage = cls(SessionStore.from_url(url, ttl=ttl, **store_options), on_conflict=on_conflict)
+        options.setdefault("ttl", None)
+        storage = cls(SessionStore.from_url(url, **options), on_conflict=on_conflict)
         storage._owns_store = True
         return storage
 

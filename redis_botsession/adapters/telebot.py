@@ -1,49 +1,57 @@
 """State storages for pyTelegramBotAPI (telebot): ``AsyncTeleBot(token, state_storage=AsyncBotSessionStorage(store))``.
 
-Both do what telebot's ``StateMemoryStorage`` does, but for this, on purpose:
+Both do what telebot's ``StateMemoryStorage`` does, with these differences on purpose:
 
-- ``retrieve_data`` saves only the keys that were changed in it. (telebot's own storages write all of it back, over what
-  others, or ``add_data`` and ``reset_data`` inside of it, have written meanwhile.)
-- An exception inside of ``retrieve_data`` goes on to the bot's exception handler, and nothing is saved. (telebot's own save,
-  and swallow it: their ``__exit__`` returns True.)
-- A record that was deleted inside of ``retrieve_data`` stays deleted, and one that was created in its place is not written
-  into. (telebot's own put the old data into the new one.)
-- All parts of an address are kept apart. (telebot leaves out those that are missing, so topic 7 and bot 7 are one.)
-- ``get_data`` gives a copy. (Changing what the memory storage gives changes what is stored.)
-- Records expire with the store's rolling TTL, which every write and every ``retrieve_data`` renews.
-- Keys, values and states are what the store's codec can store, and come back with their types; the data are a dict.
+- ``retrieve_data`` saves only the keys that were changed in its block. telebot's own storages write all data back, over what
+  other handlers, or ``add_data`` and ``reset_data`` inside the block, have written meanwhile.
+- An exception inside ``retrieve_data`` reaches the bot's exception handler, and nothing is saved. telebot's own storages save
+  and swallow the exception: their ``__exit__`` returns True.
+- A record that was deleted inside ``retrieve_data`` stays deleted, and a new record in its place is not written to. telebot's
+  own storages put the old data into the new record.
+- All ids of a record are kept apart. telebot leaves out ids that are missing, so topic 7 and bot 7 share a record.
+- ``get_data`` returns a copy. Changing what telebot's memory storage returns changes what is stored.
+- Records expire with the store's rolling TTL, if it has one. Every write and every ``retrieve_data`` renews it.
+- Keys, values and states are what the store's codec can store, and come back with their types. The data are a dict.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
-from typing import Any, Self
+from collections.abc import Callable, Coroutine, Mapping
+from functools import wraps
+from typing import Any, Concatenate, ParamSpec, Self, TypeVar, Unpack, cast
 
 from telebot.asyncio_storage import StateStorageBase as AsyncStateStorageBase
 from telebot.storage import StateStorageBase
 
 from .. import sync
 from .._codec.codec import Codec
-from .._session.live import BotSessionHelper
+from .._session.live import BotSessionHelper, LiveSession
 from .._session.record import BotSession, Id
 from .._session.store import BotSessionStore
+from .._transport.options import StoreOptions, SyncStoreOptions
+from .._transport.threads import run
 from ..errors import SessionGone
 from ..store import SessionStore
 from ._ids import STATE, Names, channel_of
 
-logger = logging.getLogger("redis_botsession")
+P = ParamSpec("P")
+T = TypeVar("T")
 
-#: A part of a record's address; None where an update has no such part.
+logger = logging.getLogger(__name__)
+
+#: One of the ids of a record; None where an update has no such id.
 Ref = str | int | None
 
 
 def _where(
     chat_id: Ref, user_id: Ref, business_connection_id: Ref = None, message_thread_id: Ref = None, bot_id: Ref = None
 ) -> tuple[Id, str]:
-    """The user and the channel in the store. As in telebot, a business connection, topic or bot that is 0 or "" is none.
+    """The user and the channel in the store.
 
-    telebot asks for the state of nobody when reactions are counted, so the user may be missing, and the chat.
+    As in telebot, 0 or "" as business connection, topic or bot means that there is none.
+
+    User and chat may be missing, too: telebot asks for a state without a user when it handles counts of reactions.
     """
     missing = ("c" if chat_id is None else "") + ("u" if user_id is None else "")
     channel = channel_of(
@@ -56,21 +64,21 @@ def _where(
     return ("none" if user_id is None else user_id), channel
 
 
-class _Records:
-    """What telebot's records are as sessions. No I/O: both storages share it."""
+class _Fields:
+    """What a telebot record is as the top-level keys of a session. No I/O."""
 
     def __init__(self, codec: Codec) -> None:
         self._names = Names(codec)
 
     def state(self, state: Any) -> dict[str, Any]:
-        """The field of a state; of ``State`` objects the name counts, as in telebot."""
+        """The top-level key of a state. Of a ``State`` object its name is stored, as in telebot."""
         return {STATE: state.name if hasattr(state, "name") else state}
 
     def state_of(self, session: BotSession | None) -> Any:
         return None if session is None else session.data.get(STATE)
 
     def data(self, data: Any) -> dict[str, Any]:
-        """The fields of the data."""
+        """The top-level keys of the data."""
         if not isinstance(data, Mapping):
             raise TypeError(f"the data of a state are a dict, not {type(data).__name__}")
         return self._names.pack(data)
@@ -79,56 +87,22 @@ class _Records:
         return {} if session is None else self._names.unpack(session.data)
 
     def put(self, data: Any, session: BotSession) -> None:
-        """Puts the data, as a handler has left them, into the session that they came from."""
+        """Puts the data, as a handler has left them, back into the session they were loaded from."""
         state = {STATE: session.data[STATE]} if STATE in session.data else {}
         session.data = self.data(data) | state
 
 
-def _no_record(key: str) -> RuntimeError:
-    return RuntimeError(f"there is no state at {key} that data could be added to: call set_state first (or it has expired)")
+class _Records:
+    """The methods of both storages. On the store of a ``sync.SessionStore`` these coroutines never suspend.
 
-
-def _log_dropped(error: SessionGone) -> None:
-    logger.warning("changes dropped: the state at %s was deleted or has expired meanwhile, or was never set", error.key)
-
-
-class AsyncBotSessionStorage(AsyncStateStorageBase):
-    """A state storage for ``AsyncTeleBot``; how it differs from telebot's own stands on top of this module.
-
-    A record is a session of the store: the state in its field ``:state``, the data in fields beside it. Besides what each
-    method says, they raise what the store's do: ``SerializationError`` and ``SessionTooLarge`` for what cannot be stored,
-    ``OutcomeUnknown``, redis-py's errors, ``TypeError`` and ``ValueError`` for ids that are none.
-
-    Args:
-        store: Where the records are. It stays yours: ``aclose`` does not close it.
-
-    Raises:
-        TypeError: not an asynchronous store.
+    Each record is a session: the state is the top-level key ``:state``, the data are the keys beside it. Besides what each
+    method names, they raise what the store's methods raise: ``SerializationError`` and ``SessionTooLarge`` for data that cannot
+    be stored, ``OutcomeUnknown``, redis-py's errors, ``TypeError`` and ``ValueError`` for invalid ids.
     """
 
     def __init__(self, store: BotSessionStore) -> None:
-        if not isinstance(store, BotSessionStore):
-            kind = f"{type(store).__module__}.{type(store).__name__}"
-            raise TypeError(f"AsyncBotSessionStorage needs a BotSessionStore, not {kind} (for TeleBot: BotSessionStorage)")
         self._store = store
-        self._owned = False
-        self._records = _Records(store.codec)
-
-    @classmethod
-    def from_url(cls, url: str, **store_options: Any) -> Self:
-        """A storage with a store of its own; ``aclose`` closes it.
-
-        Args:
-            url: As for ``SessionStore.from_url``.
-            **store_options: As for ``SessionStore.from_url``: ``prefix``, ``ttl`` (seconds, a day unless given; None keeps
-                records for good, as telebot's own storages do), ...
-
-        Raises:
-            TypeError, ValueError: what ``SessionStore.from_url`` does not take.
-        """
-        storage = cls(SessionStore.from_url(url, **store_options))
-        storage._owned = True
-        return storage
+        self._fields = _Fields(store.codec)
 
     async def set_state(
         self,
@@ -139,22 +113,31 @@ class AsyncBotSessionStorage(AsyncStateStorageBase):
         message_thread_id: Ref = None,
         bot_id: Ref = None,
     ) -> bool:
-        """Sets the state (a ``State``, or a value like "name", 1, None) and keeps the data; creates the record. True."""
+        """Sets the state and keeps the data; creates the record. Returns True.
+
+        Args:
+            chat_id: The chat.
+            user_id: The user.
+            state: A ``State``, or a value such as "name", 1 or None.
+            business_connection_id: The business connection.
+            message_thread_id: The topic.
+            bot_id: The bot.
+        """
         where = _where(chat_id, user_id, business_connection_id, message_thread_id, bot_id)
-        await self._store.update(*where, self._records.state(state))
+        await self._store.update(*where, self._fields.state(state))
         return True
 
     async def get_state(
         self, chat_id: Ref, user_id: Ref, business_connection_id: Ref = None, message_thread_id: Ref = None, bot_id: Ref = None
     ) -> Any:
-        """The state; None if there is none."""
+        """Returns the state; None if there is none."""
         where = _where(chat_id, user_id, business_connection_id, message_thread_id, bot_id)
-        return self._records.state_of(await self._store.get(*where))
+        return self._fields.state_of(await self._store.get(*where))
 
     async def delete_state(
         self, chat_id: Ref, user_id: Ref, business_connection_id: Ref = None, message_thread_id: Ref = None, bot_id: Ref = None
     ) -> bool:
-        """Removes the record, state and data; whether there was one."""
+        """Removes the record, state and data. Returns whether there was one."""
         return await self._store.delete(*_where(chat_id, user_id, business_connection_id, message_thread_id, bot_id))
 
     async def set_data(
@@ -167,29 +150,32 @@ class AsyncBotSessionStorage(AsyncStateStorageBase):
         message_thread_id: Ref = None,
         bot_id: Ref = None,
     ) -> bool:
-        """Sets one key of the data, atomically: what others set meanwhile stays. True.
+        """Sets one key of the data, atomically: other keys that are set meanwhile stay. Returns True.
 
         Raises:
-            RuntimeError: there is no record, as with telebot's own.
+            RuntimeError: there is no record, as with telebot's own storages.
         """
         where = _where(chat_id, user_id, business_connection_id, message_thread_id, bot_id)
         try:
-            await self._store.update(*where, self._records.data({key: value}), create=False)
+            await self._store.update(*where, self._fields.data({key: value}), create=False)
         except SessionGone as error:
-            raise _no_record(self._store.key(*where)) from error
+            raise RuntimeError(
+                f"there is no state at {self._store.key(*where)} that data could be added to: "
+                "call set_state first (or it has expired)"
+            ) from error
         return True
 
     async def get_data(
         self, chat_id: Ref, user_id: Ref, business_connection_id: Ref = None, message_thread_id: Ref = None, bot_id: Ref = None
     ) -> dict[Any, Any]:
-        """A copy of the data; empty if there is no record."""
+        """Returns a copy of the data; empty if there is no record."""
         where = _where(chat_id, user_id, business_connection_id, message_thread_id, bot_id)
-        return self._records.data_of(await self._store.get(*where))
+        return self._fields.data_of(await self._store.get(*where))
 
     async def reset_data(
         self, chat_id: Ref, user_id: Ref, business_connection_id: Ref = None, message_thread_id: Ref = None, bot_id: Ref = None
     ) -> bool:
-        """Removes the data and keeps the state; whether there is a record."""
+        """Removes the data and keeps the state. Returns whether there is a record."""
         return await self.save(chat_id, user_id, {}, business_connection_id, message_thread_id, bot_id)
 
     async def save(
@@ -201,23 +187,72 @@ class AsyncBotSessionStorage(AsyncStateStorageBase):
         message_thread_id: Ref = None,
         bot_id: Ref = None,
     ) -> bool:
-        """Replaces the data and keeps the state; whether there is a record."""
+        """Replaces the data and keeps the state. Returns whether there is a record."""
         where = _where(chat_id, user_id, business_connection_id, message_thread_id, bot_id)
         try:
-            return bool(await self._store.replace(*where, self._records.data(data), keep=(STATE,), create=False))
+            return bool(await self._store.replace(*where, self._fields.data(data), keep=(STATE,), create=False))
         except SessionGone:
             return False
+
+    async def save_retrieved(self, where: tuple[Id, str], session: LiveSession, data: Any) -> None:
+        """Saves the data that ``retrieve_data`` gave out, as its block has left them.
+
+        A record that is gone is not brought back: that is logged. One that was created in the block, where there was none
+        before, gets the data.
+        """
+        self._fields.put(data, session)
+        try:
+            if session.version:
+                await session._save()
+            elif session.data:
+                await self._store.update(*where, session.data, create=False)
+        except SessionGone as gone:
+            logger.warning("changes dropped: the state at %s was deleted, has expired, or was never set", gone.key)
+
+
+class AsyncBotSessionStorage(_Records, AsyncStateStorageBase):
+    """A state storage for ``AsyncTeleBot``. The top of this module lists how it differs from telebot's own.
+
+    Args:
+        store: Where the records are. It stays yours: ``aclose`` does not close it.
+
+    Raises:
+        TypeError: not an asynchronous store.
+    """
+
+    def __init__(self, store: BotSessionStore) -> None:
+        if not isinstance(store, BotSessionStore):
+            kind = f"{type(store).__module__}.{type(store).__name__}"
+            raise TypeError(f"AsyncBotSessionStorage needs a BotSessionStore, not {kind} (for TeleBot: BotSessionStorage)")
+        super().__init__(store)
+        self._owns_store = False
+
+    @classmethod
+    def from_url(cls, url: str, **options: Unpack[StoreOptions]) -> Self:
+        """A storage with a store of its own; ``aclose`` closes it.
+
+        Args:
+            url: As for ``SessionStore.from_url``.
+            **options: As for ``SessionStore.from_url``, but ``ttl`` is None unless given: records are kept for good, as by
+                telebot's own storages.
+
+        Raises:
+            TypeError, ValueError: as ``SessionStore.from_url``.
+        """
+        options.setdefault("ttl", None)
+        storage = cls(SessionStore.from_url(url, **options))
+        storage._owns_store = True
+        return storage
 
     def get_interactive_data(
         self, chat_id: Ref, user_id: Ref, business_connection_id: Ref = None, message_thread_id: Ref = None, bot_id: Ref = None
     ) -> AsyncStateData:
-        """What ``bot.retrieve_data`` gives."""
-        where = _where(chat_id, user_id, business_connection_id, message_thread_id, bot_id)
-        return AsyncStateData(self._store, self._records, where)
+        """Returns what ``bot.retrieve_data`` returns: an asynchronous context manager."""
+        return AsyncStateData(self, _where(chat_id, user_id, business_connection_id, message_thread_id, bot_id))
 
     async def aclose(self) -> None:
-        """Closes the store if ``from_url`` made it. telebot does not call this: your program does, at its end."""
-        if self._owned:
+        """Closes the store if ``from_url`` made it. telebot does not call this; call it at the end of your program."""
+        if self._owns_store:
             await self._store.aclose()
 
     async def __aenter__(self) -> Self:
@@ -228,43 +263,59 @@ class AsyncBotSessionStorage(AsyncStateStorageBase):
 
 
 class AsyncStateData:
-    """``async with bot.retrieve_data(...) as data``: loads the data, and saves at the end the keys that have changed.
+    """``async with bot.retrieve_data(...) as data``: loads the data, and saves the keys that have changed at the end.
 
-    Change the dict as you like, in place, nested too. After an exception nothing is saved. Where there is no record to save
-    to (any more), that is logged; one that is created inside, where there was none, gets the data.
+    Change the dict in place, nested values too. If the block raises, nothing is saved.
 
     Attributes:
         data: The data; None before they are loaded.
     """
 
-    def __init__(self, store: BotSessionStore, records: _Records, where: tuple[Id, str]) -> None:
-        self._store = store
+    def __init__(self, records: _Records, where: tuple[Id, str]) -> None:
         self._records = records
         self._where = where
         self._session: BotSessionHelper | None = None
         self.data: dict[Any, Any] | None = None
 
     async def __aenter__(self) -> dict[Any, Any]:
-        self._session = await BotSessionHelper.load(self._store, *self._where)
-        self.data = self._records.data_of(self._session)
+        self._session = await BotSessionHelper.load(self._records._store, *self._where)
+        self.data = self._records._fields.data_of(self._session)
         return self.data
 
     async def __aexit__(self, kind: type[BaseException] | None, *exception: object) -> None:
-        session = self._session
-        if kind is not None or session is None:
-            return
-        self._records.put(self.data, session)
-        try:
-            if session.version:
-                await session.save()
-            elif session.data:
-                await self._store.update(*self._where, session.data, create=False)
-        except SessionGone as gone:
-            _log_dropped(gone)
+        if kind is None and self._session is not None:
+            await self._records.save_retrieved(self._where, self._session, self.data)
 
 
-class BotSessionStorage(StateStorageBase):
-    """A state storage for ``TeleBot``, for any number of threads; otherwise what ``AsyncBotSessionStorage`` is.
+def _blocking(
+    method: Callable[Concatenate[_Records, P], Coroutine[Any, Any, T]],
+) -> Callable[Concatenate[_BlockingRecords, P], T]:
+    """A method of ``_Records`` without ``await``, with its signature and its docstring."""
+
+    @wraps(method)
+    def call(self: _BlockingRecords, *args: P.args, **options: P.kwargs) -> T:
+        return run(method(self._records, *args, **options))
+
+    return cast("Callable[Concatenate[_BlockingRecords, P], T]", call)
+
+
+class _BlockingRecords:
+    """The methods of ``_Records`` without ``await``."""
+
+    def __init__(self, records: _Records) -> None:
+        self._records = records
+
+    set_state = _blocking(_Records.set_state)
+    get_state = _blocking(_Records.get_state)
+    delete_state = _blocking(_Records.delete_state)
+    set_data = _blocking(_Records.set_data)
+    get_data = _blocking(_Records.get_data)
+    reset_data = _blocking(_Records.reset_data)
+    save = _blocking(_Records.save)
+
+
+class BotSessionStorage(_BlockingRecords, StateStorageBase):
+    """A state storage for ``TeleBot``, for any number of threads. Otherwise it is like ``AsyncBotSessionStorage``.
 
     Args:
         store: Where the records are. It stays yours: ``close`` does not close it.
@@ -279,109 +330,36 @@ class BotSessionStorage(StateStorageBase):
             raise TypeError(
                 f"BotSessionStorage needs a sync.SessionStore, not {kind} (for AsyncTeleBot: AsyncBotSessionStorage)"
             )
+        super().__init__(_Records(store.unwrapped))
         self._store = store
-        self._owned = False
-        self._records = _Records(store.codec)
+        self._owns_store = False
 
     @classmethod
-    def from_url(cls, url: str, **store_options: Any) -> Self:
-        """A storage with a store of its own, from ``sync.SessionStore.from_url``; ``close`` closes it.
+    def from_url(cls, url: str, **options: Unpack[SyncStoreOptions]) -> Self:
+        """A storage with a store of its own; ``close`` closes it.
+
+        Args:
+            url: As for ``redis_botsession.sync.SessionStore.from_url``.
+            **options: As there, but ``ttl`` is None unless given: records are kept for good, as by telebot's own storages.
 
         Raises:
-            TypeError, ValueError: what that does not take.
+            TypeError, ValueError: as ``redis_botsession.sync.SessionStore.from_url``.
         """
-        storage = cls(sync.SessionStore.from_url(url, **store_options))
-        storage._owned = True
+        options.setdefault("ttl", None)
+        storage = cls(sync.SessionStore.from_url(url, **options))
+        storage._owns_store = True
         return storage
-
-    def set_state(
-        self,
-        chat_id: Ref,
-        user_id: Ref,
-        state: Any,
-        business_connection_id: Ref = None,
-        message_thread_id: Ref = None,
-        bot_id: Ref = None,
-    ) -> bool:
-        """Sets the state (a ``State``, or a value like "name", 1, None) and keeps the data; creates the record. True."""
-        where = _where(chat_id, user_id, business_connection_id, message_thread_id, bot_id)
-        self._store.update(*where, self._records.state(state))
-        return True
-
-    def get_state(
-        self, chat_id: Ref, user_id: Ref, business_connection_id: Ref = None, message_thread_id: Ref = None, bot_id: Ref = None
-    ) -> Any:
-        """The state; None if there is none."""
-        where = _where(chat_id, user_id, business_connection_id, message_thread_id, bot_id)
-        return self._records.state_of(self._store.get(*where))
-
-    def delete_state(
-        self, chat_id: Ref, user_id: Ref, business_connection_id: Ref = None, message_thread_id: Ref = None, bot_id: Ref = None
-    ) -> bool:
-        """Removes the record, state and data; whether there was one."""
-        return self._store.delete(*_where(chat_id, user_id, business_connection_id, message_thread_id, bot_id))
-
-    def set_data(
-        self,
-        chat_id: Ref,
-        user_id: Ref,
-        key: Any,
-        value: Any,
-        business_connection_id: Ref = None,
-        message_thread_id: Ref = None,
-        bot_id: Ref = None,
-    ) -> bool:
-        """Sets one key of the data, atomically: what others set meanwhile stays. True.
-
-        Raises:
-            RuntimeError: there is no record, as with telebot's own.
-        """
-        where = _where(chat_id, user_id, business_connection_id, message_thread_id, bot_id)
-        try:
-            self._store.update(*where, self._records.data({key: value}), create=False)
-        except SessionGone as error:
-            raise _no_record(self._store.key(*where)) from error
-        return True
-
-    def get_data(
-        self, chat_id: Ref, user_id: Ref, business_connection_id: Ref = None, message_thread_id: Ref = None, bot_id: Ref = None
-    ) -> dict[Any, Any]:
-        """A copy of the data; empty if there is no record."""
-        where = _where(chat_id, user_id, business_connection_id, message_thread_id, bot_id)
-        return self._records.data_of(self._store.get(*where))
-
-    def reset_data(
-        self, chat_id: Ref, user_id: Ref, business_connection_id: Ref = None, message_thread_id: Ref = None, bot_id: Ref = None
-    ) -> bool:
-        """Removes the data and keeps the state; whether there is a record."""
-        return self.save(chat_id, user_id, {}, business_connection_id, message_thread_id, bot_id)
-
-    def save(
-        self,
-        chat_id: Ref,
-        user_id: Ref,
-        data: Mapping[Any, Any],
-        business_connection_id: Ref = None,
-        message_thread_id: Ref = None,
-        bot_id: Ref = None,
-    ) -> bool:
-        """Replaces the data and keeps the state; whether there is a record."""
-        where = _where(chat_id, user_id, business_connection_id, message_thread_id, bot_id)
-        try:
-            return bool(self._store.replace(*where, self._records.data(data), keep=(STATE,), create=False))
-        except SessionGone:
-            return False
 
     def get_interactive_data(
         self, chat_id: Ref, user_id: Ref, business_connection_id: Ref = None, message_thread_id: Ref = None, bot_id: Ref = None
     ) -> StateData:
-        """What ``bot.retrieve_data`` gives."""
+        """Returns what ``bot.retrieve_data`` returns: a context manager."""
         where = _where(chat_id, user_id, business_connection_id, message_thread_id, bot_id)
         return StateData(self._store, self._records, where)
 
     def close(self) -> None:
-        """Closes the store if ``from_url`` made it. telebot does not call this: your program does, at its end."""
-        if self._owned:
+        """Closes the store if ``from_url`` made it. telebot does not call this; call it at the end of your program."""
+        if self._owns_store:
             self._store.close()
 
     def __enter__(self) -> Self:
@@ -399,24 +377,14 @@ class StateData:
     """
 
     def __init__(self, store: sync.SessionStore, records: _Records, where: tuple[Id, str]) -> None:
-        self._store = store
         self._records = records
         self._where = where
         self._session = store.session(*where).__enter__()
-        self.data = records.data_of(self._session)
+        self.data = records._fields.data_of(self._session)
 
     def __enter__(self) -> dict[Any, Any]:
         return self.data
 
     def __exit__(self, kind: type[BaseException] | None, *exception: object) -> None:
-        session = self._session
-        if kind is not None:
-            return
-        self._records.put(self.data, session)
-        try:
-            if session.version:
-                session.save()
-            elif session.data:
-                self._store.update(*self._where, session.data, create=False)
-        except SessionGone as gone:
-            _log_dropped(gone)
+        if kind is None:
+            run(self._records.save_retrieved(self._where, self._session, self.data))

@@ -20,21 +20,21 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 from functools import partial
-from typing import Any, Self
+from typing import Any, Self, Unpack
 
 from telegram.ext import BasePersistence, ConversationHandler, PersistenceInput
 
 from .._session.changes import Changes
 from .._session.record import Loaded
 from .._session.store import BotSessionStore
-from .._session.times import TTL
+from .._transport.options import StoreOptions
 from ..errors import CorruptSession, SessionGone, SessionTooLarge
 from ..store import SessionStore
 from ._ids import channel_of
 from ._merge import Copy, Data, Packed, Packer
 from ._write_queue import Address, Pending, batches
 
-logger = logging.getLogger("redis_botsession")
+logger = logging.getLogger(__name__)
 
 #: What PTB gives and takes as callback data: keyboards (uuid, time of access, data of its buttons), and {query: uuid}.
 CallbackData = tuple[list[tuple[str, float, dict[str, Any]]], dict[str, str]]
@@ -128,10 +128,11 @@ class BotSessionPersistence(BasePersistence[Data, Data, Data]):
         update_interval: float = 60,
         preload: bool = True,
         bot_id: int | None = None,
-        ttl: TTL = None,
-        **store_options: Any,
+        **options: Unpack[StoreOptions],
     ) -> Self:
-        """A persistence with a store of its own. ``flush``, with which PTB ends, closes it; the next use opens it anew.
+        """A persistence with a store of its own.
+
+        ``flush``, which PTB calls at its end, closes the store; the next use opens a new one.
 
         Args:
             url: As for ``SessionStore.from_url``.
@@ -139,16 +140,16 @@ class BotSessionPersistence(BasePersistence[Data, Data, Data]):
             update_interval: As for the class.
             preload: As for the class.
             bot_id: As for the class.
-            ttl: The rolling TTL: seconds or a timedelta. None, unlike in ``SessionStore``: it is kept for good.
-            **store_options: As for ``SessionStore.from_url``, like ``prefix`` and ``codec``.
+            **options: As for ``SessionStore.from_url``, but ``ttl`` is None unless given: data are kept for good.
 
         Raises:
             What ``SessionStore.from_url`` raises.
         """
-        open_store = partial(SessionStore.from_url, url, ttl=ttl, **store_options)
+        options.setdefault("ttl", None)
+        open_store = partial(SessionStore.from_url, url, **options)
         persistence = cls(open_store(), store_data=store_data, update_interval=update_interval, preload=preload, bot_id=bot_id)
         persistence._open = open_store
-        persistence._renews_ttl = ttl is not None
+        persistence._renews_ttl = options["ttl"] is not None
         return persistence
 
     @property

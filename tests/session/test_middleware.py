@@ -65,7 +65,7 @@ async def test_dropped_changes_are_logged_without_any_data(caplog: pytest.LogCap
     with caplog.at_level(logging.DEBUG):
         await SessionMiddleware(store)(ctx, handler)
     (record,) = caplog.records
-    assert (record.name, record.levelno) == ("redis_botsession", logging.WARNING)
+    assert (record.name, record.levelno) == ("redis_botsession.middleware", logging.WARNING)
     assert store.key(42, -7) in record.getMessage()
     assert "hunter" not in caplog.text
     assert await store.get(42, -7) is None

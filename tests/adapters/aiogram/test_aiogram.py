@@ -213,14 +213,15 @@ async def test_each_use_renews_the_one_ttl(
     assert timedelta(hours=23) < timedelta(seconds=await redis_client.ttl(key)) <= timedelta(days=1)
 
 
-@pytest.mark.parametrize(("ttl", "expected"), [(None, -1), (timedelta(minutes=10), 600)])
-async def test_the_ttl_is_the_stores(
-    ttl: timedelta | None, expected: int, newest_url: str, prefix: str, redis_client: redis.asyncio.Redis
+@pytest.mark.parametrize(("options", "expected"), [({}, -1), ({"ttl": None}, -1), ({"ttl": timedelta(minutes=10)}, 600)])
+async def test_from_url_keeps_sessions_unless_given_a_ttl(
+    options: dict[str, Any], expected: int, newest_url: str, prefix: str, redis_client: redis.asyncio.Redis
 ) -> None:
-    storage = BotSessionStorage.from_url(newest_url, prefix=prefix, ttl=ttl)
+    storage = BotSessionStorage.from_url(newest_url, prefix=prefix, **options)
     try:
         await storage.set_state(KEY, "text")
         await storage.update_data(KEY, {"a": 1})
+        assert await storage.get_data(KEY) == {"a": 1}
         assert expected - 60 < await redis_client.ttl(storage.store.key(*ids_of(KEY))) <= expected
     finally:
         await storage.close()
@@ -403,7 +404,7 @@ def test_what_is_no_store_is_refused() -> None:
         with pytest.raises(TypeError, match="needs a BotSessionStore, not "):
             BotSessionStorage(wrong)  # type: ignore[arg-type] # on purpose
     with pytest.raises(TypeError):
-        BotSessionStorage.from_url("redis://localhost", state_ttl=60)
+        BotSessionStorage.from_url("redis://localhost", state_ttl=60)  # type: ignore[call-arg] # on purpose
 
 
 async def test_a_session_of_another_kind_under_the_prefix_is_told_apart(

@@ -57,10 +57,10 @@ async def store(newest_url: str, prefix: str) -> AsyncIterator[SessionStore]:
 async def storage(request: pytest.FixtureRequest, newest_url: str, prefix: str) -> AsyncIterator[Any]:
     """Both storages, with methods to await."""
     if request.param == "async":
-        async with AsyncBotSessionStorage.from_url(newest_url, prefix=prefix) as ours:
+        async with AsyncBotSessionStorage.from_url(newest_url, prefix=prefix, ttl=86_400) as ours:
             yield ours
     else:
-        with BotSessionStorage.from_url(newest_url, prefix=prefix) as ours:
+        with BotSessionStorage.from_url(newest_url, prefix=prefix, ttl=86_400) as ours:
             yield Blocking(ours)
 
 
@@ -240,7 +240,7 @@ async def test_a_record_that_is_deleted_inside_of_retrieve_data_stays_deleted(
         data["secret"] += "!"
     assert await store.get(USER, CHAT) is None
     (record,) = caplog.records
-    assert (record.name, record.levelno) == ("redis_botsession", logging.WARNING)
+    assert (record.name, record.levelno) == ("redis_botsession.adapters.telebot", logging.WARNING)
     assert f"{{42}}:{CHAT} was deleted" in record.getMessage()
     assert "hunter2" not in record.getMessage()
 
@@ -314,8 +314,8 @@ def test_the_data_can_be_read_without_with(newest_url: str, prefix: str) -> None
 # Stores
 
 
-@pytest.mark.parametrize(("options", "least"), [({}, 86_000_000), ({"ttl": 3600}, 3_500_000), ({"ttl": None}, -1)])
-async def test_records_expire_with_the_ttl_of_the_store(
+@pytest.mark.parametrize(("options", "least"), [({}, -1), ({"ttl": 3600}, 3_500_000), ({"ttl": None}, -1)])
+async def test_from_url_keeps_records_unless_given_a_ttl(
     newest_url: str, prefix: str, options: dict[str, Any], least: int
 ) -> None:
     async with redis.asyncio.Redis.from_url(newest_url) as client:
