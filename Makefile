@@ -12,7 +12,7 @@ ARGS ?=
 .PHONY: demo test check soak bench lint format types docs wheel clean
 
 demo: $(VENV)/.installed-demo
-	@$(BIN)/botsession demo $(ARGS)
+	@$(BIN)/botsession demo $(ARGS) || [ $$? -eq 130 ] # Ctrl-C is how it is left
 
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest $(ARGS)
@@ -20,7 +20,7 @@ test: $(VENV)/.installed-dev
 check: lint types docs test wheel
 
 soak: $(VENV)/.installed-dev
-	SOAK_OPERATIONS=$${SOAK_OPERATIONS:-1000000} $(BIN)/python -m pytest tests/test_soak.py $(ARGS)
+	SOAK_OPERATIONS=$${SOAK_OPERATIONS:-1000000} $(BIN)/python -m pytest tests/faults/test_soak.py $(ARGS)
 
 # In an environment of its own: what is compared must not decide what is developed with.
 bench: $(VENV)-bench/.installed-bench
@@ -47,6 +47,9 @@ clean:
 	rm -rf $(VENV) $(VENV)-bench build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 $(VENV)/bin/python $(VENV)-bench/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo "redis-botsession needs Python 3.11 or later; $(PYTHON) is $$($(PYTHON) -V 2>&1)." >&2; \
+		echo "Name another one: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 1; }
 	@$(PYTHON) -m venv $(@D)/..
 
 # Installing must not eat the standard input: it may be the demo's.

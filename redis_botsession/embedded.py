@@ -1,4 +1,4 @@
-"""A redis-server of this process's own, for development, the demo and tests. Not for production."""
+"""Starts a local redis-server that belongs to this process, for development, the demo and tests. Not for production."""
 
 from __future__ import annotations
 
@@ -23,11 +23,14 @@ import redis
 SERVER_VARIABLE = "BOTSESSION_REDIS_SERVER"
 _OLDEST = (6, 2)
 _START_SECONDS = 10.0
+# Ends the server once its owner is gone: the owner holds the other end of this shell's stdin, which the operating system closes
+# however the owner ends. $1: the server's pid, $2: its private directory.
+_WATCHDOG = 'read _; kill "$1" 2>/dev/null; while kill -0 "$1" 2>/dev/null; do sleep 0.1; done; rm -rf "$2"'
 _STOP_SECONDS = 10.0
 
 
 class ServerNotFound(Exception):
-    """There is no redis-server of 6.2 or later, and no valkey-server, on this machine."""
+    """No redis-server of 6.2 or later and no valkey-server was found on this machine."""
 
 
 class ServerFailed(Exception):
@@ -35,7 +38,7 @@ class ServerFailed(Exception):
 
 
 def server_version(binary: str | Path, env: Mapping[str, str] | None = None) -> tuple[int, ...] | None:
-    """The version that ``binary --version`` tells, like (8, 2, 3); None if it does not run."""
+    """The version that ``binary --version`` prints, like (8, 2, 3); None if it does not run."""
     try:
         said = subprocess.run(  # noqa: S603 - a server that the user or the caller has named
             [binary, "--version"], capture_output=True, text=True, timeout=_START_SECONDS, check=True, env=env
@@ -47,7 +50,9 @@ def server_version(binary: str | Path, env: Mapping[str, str] | None = None) -> 
 
 
 def find_server() -> Path:
-    """The server to start: the one that BOTSESSION_REDIS_SERVER names, the one of the ``[embedded]`` extra, or one on the PATH.
+    """Finds the server to start.
+
+    The first of: the one that BOTSESSION_REDIS_SERVER names, the one of the ``[embedded]`` extra, one on the PATH.
 
     Raises:
         ServerNotFound: there is none.
@@ -76,13 +81,15 @@ def _free_port() -> int:
 
 
 class LocalServer:
-    """Starts a server, and stops it by its pid. Use it with ``with``.
+    """A local server, started and stopped by ``with``, or by ``start`` and ``stop``.
 
-    It listens on a unix socket in a private directory, or on a free port of 127.0.0.1; nobody else can reach it.
+    It listens on a unix socket in a private directory, or with ``tcp`` on 127.0.0.1 without a password, where other users of
+    this machine can reach it. It does not outlive this process, however that ends (a signal, ``kill -9``, a crash). A child
+    that this process has forked and that lives on keeps it running.
 
     Args:
         binary: The server to start; default: ``find_server()``.
-        data: A directory for its data, which outlive it (an append-only file, synced at every write). None: no data on disk.
+        data: A directory for its data, which are kept (an append-only file, synced at every write). None: no data on disk.
         tcp: Listen on 127.0.0.1 at this port (True: a free one), not on a unix socket.
         options: More of the server's options, like ``["--maxmemory", "10mb"]``.
         env: The environment of the server; default: this process's.
@@ -109,6 +116,7 @@ class LocalServer:
         self._options = options
         self._env = env
         self._process: subprocess.Popen[bytes] | None = None
+        self._watchdog: subprocess.Popen[bytes] | None = None
         self._lock: IO[str] | None = None
         self._private: Path | None = None
         self.url = ""
@@ -128,7 +136,7 @@ class LocalServer:
         """
         if self._process is not None:
             raise RuntimeError("the server is running")
-        # A socket's path may have some 100 bytes only: not in the data directory, which may be deep.
+        # Not in the data directory, whose path may be long: the path of a socket is limited to some 100 bytes.
         self._private = Path(tempfile.mkdtemp(prefix="botsession-"))
         try:
             self._claim_data()
@@ -137,8 +145,18 @@ class LocalServer:
             self.stop()
             raise
 
+    def wait(self) -> int:
+        """Waits until the server ends by itself; returns its exit status."""
+        if self._process is None:
+            raise RuntimeError("the server is not running")
+        return self._process.wait()
+
     def stop(self) -> None:
-        """Stops the server and waits until it has gone; does nothing if it is not running."""
+        """Stops the server and waits until it has ended; does nothing if it is not running."""
+        if self._watchdog is not None:
+            self._watchdog.kill()
+            self._watchdog.communicate()
+            self._watchdog = None
         if self._process is not None:
             self._process.terminate()
             try:
@@ -162,7 +180,7 @@ class LocalServer:
         self.stop()
 
     def _claim_data(self) -> None:
-        """Makes sure that no other server writes to the same data."""
+        """Locks the data directory, and stops a server that a killed owner has left running on it."""
         if self._data is None:
             return
         self._data.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -171,14 +189,14 @@ class LocalServer:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             raise ServerFailed(f"{self._data} is in use by another process; stop that, or take another directory") from error
-        # Whoever held the lock before may have been killed, and its server have stayed.
+        # The last owner and its watchdog may have been killed, and the server may still run.
         self._lock.seek(0)
         left_behind = self._lock.read()
         if left_behind:
             url, folder = left_behind.splitlines()
             with redis.Redis.from_url(url, retry=None, socket_timeout=_STOP_SECONDS) as client:
                 try:
-                    client.shutdown()  # returns when the server has gone, and when there was none
+                    client.shutdown()  # returns when the server has ended, also if there was none
                 except redis.RedisError as error:
                     raise ServerFailed(f"the server that an earlier process left at {url} does not stop") from error
             shutil.rmtree(folder, ignore_errors=True)
@@ -211,9 +229,16 @@ class LocalServer:
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 env=self._env,
-                # Ctrl-C is for the bot, which then stops the server itself.
+                # Ctrl-C interrupts the bot only, which then stops the server itself.
                 start_new_session=True,
             )
+        self._watchdog = subprocess.Popen(  # noqa: S603 - a constant script
+            ["/bin/sh", "-c", _WATCHDOG, "sh", str(self._process.pid), str(private)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
         self._await_answer(log)
 
     def _await_answer(self, log: Path) -> None:
@@ -222,14 +247,14 @@ class LocalServer:
         with redis.Redis.from_url(self.url, retry=None) as client:
             while True:
                 try:
-                    client.ping()
+                    # Another server may listen at the same port, and this one be about to end because of that.
+                    if client.info("server")["process_id"] == self._process.pid:
+                        return
                 except redis.AuthenticationError:
                     return
                 except redis.ConnectionError:
-                    if self._process.poll() is None and time.monotonic() < deadline:
-                        time.sleep(0.005)
-                        continue
+                    pass
+                if self._process.poll() is not None or time.monotonic() > deadline:
                     said = log.read_text("utf-8", "replace")[-2000:]
-                    raise ServerFailed(f"{self._binary} did not start:\n{said}") from None
-                else:
-                    return
+                    raise ServerFailed(f"{self._binary} did not start:\n{said}")
+                time.sleep(0.005)

@@ -52,7 +52,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "adapters": ("_ids", "_merge", "_write_queue", "aiogram", "telegram", "telebot", "microsoft_agents"),
     "embedded": (),
     "testing": ("harness", "records", "writes", "lifetimes", "live", "contract"),
-    "cli": ("demo", "doctor", "migrate", "_main"),
+    "cli": ("_terminal", "server", "demo", "doctor", "migrate", "_main"),
     "__main__": (),
 }
 LAYERS = tuple(ROOMS)

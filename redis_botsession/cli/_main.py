@@ -50,6 +50,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.set_defaults(run=None, parser=parser)
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", parser_class=_Parser)
     _add_demo(commands)
+    _add_server(commands)
     _add_doctor(commands)
     _add_migrate(commands)
     return parser
@@ -84,6 +85,23 @@ def _add_demo(commands: argparse._SubParsersAction[_Parser]) -> None:
     demo.add_argument("--user", type=_id, metavar="ID", default="you", help="who talks to the bot; default: %(default)s")
     demo.add_argument("--channel", type=_id, metavar="ID", default="console", help="in which channel; default: %(default)s")
     demo.set_defaults(run=_demo, parser=demo)
+
+
+def _add_server(commands: argparse._SubParsersAction[_Parser]) -> None:
+    server = commands.add_parser(
+        "server",
+        help="run a local Redis for development",
+        description=(
+            "Runs a Redis on 127.0.0.1 in the foreground, for development: the server of the extra 'embedded', or a "
+            "redis-server or valkey-server on the PATH. It has no password. Ctrl-C ends it."
+        ),
+        epilog="Exit status: 0 ended by Ctrl-C or SIGTERM, 1 it did not start or has failed, 2 a mistake in the arguments.",
+    )
+    server.add_argument("--port", type=_port, default=6379, metavar="N", help="where it listens; default: %(default)s")
+    server.add_argument(
+        "--data", type=Path, metavar="DIR", help="keep the data in this directory; default: they are gone when it ends"
+    )
+    server.set_defaults(run=_server, parser=server)
 
 
 def _add_doctor(commands: argparse._SubParsersAction[_Parser]) -> None:
@@ -126,6 +144,13 @@ def _add_doctor(commands: argparse._SubParsersAction[_Parser]) -> None:
         default=5.0,
         help="how long to wait for a connection, and for each answer; default: %(default)s",
     )
+    doctor.add_argument(
+        "--ignore",
+        type=_checks,
+        metavar="CHECK[,CHECK...]",
+        default=(),
+        help="leave out the findings of these checks, of the exit status too: for monitoring, and for what a provider fixes",
+    )
     doctor.add_argument("--json", action="store_true", help="print JSON, failures too")
     doctor.set_defaults(run=_doctor, parser=doctor)
 
@@ -165,7 +190,8 @@ def _add_source(kinds: argparse._SubParsersAction[_Parser], kind: str, title: st
         help=title,
         description=f"Brings sessions from {title} to this store.",
         epilog=(
-            "Exit status: 0 all well, 1 some keys were not understood or failed (they are listed), 2 a mistake in the "
+            "Exit status: 0 all well, 1 nothing was found, or some keys were not understood or failed (they are listed), "
+            "2 a mistake in the "
             "arguments, 3 it could not go on (no connection, no permission, no memory), 130 stopped by Ctrl-C."
         ),
     )
@@ -228,6 +254,16 @@ def _add_bot(source: _Parser, *, with_bot_id: bool) -> None:
     )
 
 
+def _checks(text: str) -> tuple[str, ...]:
+    from .doctor.findings import CANNOT_LOOK, CHECKS
+
+    names = tuple(name.strip() for name in text.split(","))
+    if unknown := [name for name in names if name not in CHECKS and not name.startswith(CANNOT_LOOK)]:
+        known = ", ".join([*CHECKS, f"{CANNOT_LOOK}..."])
+        raise argparse.ArgumentTypeError(f"{', '.join(map(repr, unknown))}: the checks are {known}")
+    return names
+
+
 def _text(text: str) -> str:
     if not text:
         raise argparse.ArgumentTypeError("it must not be empty")
@@ -252,6 +288,13 @@ def _count(text: str) -> int:
     if not (text.isascii() and text.isdigit()):
         raise argparse.ArgumentTypeError("it must be a whole number, 0 or more")
     return int(text)
+
+
+def _port(text: str) -> int:
+    number = _positive(text)
+    if number > 65535:
+        raise argparse.ArgumentTypeError("it must be from 1 to 65535")
+    return number
 
 
 def _seconds(text: str) -> float:
@@ -280,10 +323,23 @@ def _demo(options: argparse.Namespace) -> int:
     return run(url=options.url, data=options.data, user=options.user, channel=options.channel)
 
 
+def _server(options: argparse.Namespace) -> int:
+    from .server import run
+
+    return run(port=options.port, data=options.data)
+
+
 def _doctor(options: argparse.Namespace) -> int:
     from .doctor import run
 
-    return run(url=options.url, prefix=options.prefix, sample=options.sample, timeout=options.timeout, as_json=options.json)
+    return run(
+        url=options.url,
+        prefix=options.prefix,
+        sample=options.sample,
+        timeout=options.timeout,
+        as_json=options.json,
+        ignore=options.ignore,
+    )
 
 
 def _migrate(options: argparse.Namespace) -> int:

@@ -97,12 +97,42 @@ import os, sys
 from redis_botsession.embedded import LocalServer
 server = LocalServer(data=sys.argv[1])
 server.start()
+server._watchdog.kill()  # as a machine that has run out of memory may do
 print(server.pid, server.url, flush=True)
 os.kill(os.getpid(), 9)
 """
 
 
-async def test_a_server_left_behind_by_a_killed_process_is_stopped_first(tmp_path: Path) -> None:
+OWNER = """
+import os, signal, sys
+from redis_botsession.embedded import LocalServer
+server = LocalServer(data=sys.argv[1])
+server.start()
+print(server.pid, server.url, flush=True)
+how = sys.argv[2]
+if how != "return":
+    os.kill(os.getpid(), getattr(signal, how))
+    signal.pause()
+"""
+
+
+@pytest.mark.parametrize("how", ["return", "SIGTERM", "SIGKILL"])
+async def test_local_server_ends_with_its_owner(how: str, tmp_path: Path) -> None:
+    owner = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", OWNER, str(tmp_path), how, stdout=asyncio.subprocess.PIPE
+    )
+    assert owner.stdout is not None
+    pid, url = (await owner.stdout.readline()).decode().split()
+    folder = Path(url.removeprefix("unix://").split("?")[0]).parent
+    assert await owner.wait() == {"return": 0, "SIGTERM": -signal.SIGTERM, "SIGKILL": -signal.SIGKILL}[how]
+
+    async def has_gone() -> bool:
+        return not is_alive(int(pid)) and not folder.exists()
+
+    await eventually(has_gone)
+
+
+async def test_local_server_stops_one_that_was_left_behind(tmp_path: Path) -> None:
     killed = await asyncio.create_subprocess_exec(sys.executable, "-c", ORPHAN, str(tmp_path), stdout=asyncio.subprocess.PIPE)
     assert killed.stdout is not None
     pid, url = (await killed.stdout.readline()).decode().split()

@@ -88,7 +88,10 @@ def _start_server(stack: ExitStack, data: Path) -> tuple[str, str]:
     try:
         server = stack.enter_context(LocalServer(data=data))
     except ServerFailed as error:
-        raise CannotStart(f"no server with --data {data}: {error}") from error
+        raise CannotStart(
+            f"no server with --data {data}: {error}. For two demos on one Redis run botsession server in another terminal, "
+            f"and both with --url redis://localhost:6379/0"
+        ) from error
     except OSError as error:
         raise CannotStart(f"no server with --data {data}: {error}; name another directory") from error
     return server.url, f"redis-server (pid {server.pid}) at {server.url}\nData in {data}"

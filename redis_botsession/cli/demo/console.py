@@ -14,6 +14,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
+from .._terminal import printable
 from .watch import Row, Stored
 
 #: Characters of a value that are shown.
@@ -22,11 +23,6 @@ LONGEST_VALUE = 200
 WIDEST_BOX = 100
 
 _COLOURS = {"new": "green", "changed": "yellow", "removed": "red"}
-
-
-def printable(text: str) -> str:
-    r"""``text`` with every character that a terminal would obey, or not show, as an escape like ``\x1b``."""
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in text)
 
 
 def duration(ms: int | None) -> str:

@@ -79,7 +79,7 @@ def run(*, url: str | None, data: Path | None, user: str, channel: str) -> int:
         of the signal that has ended it, so 130 after Ctrl-C.
     """
     # What happens to its connections, the demo tells in its own words.
-    logging.getLogger(__name__).addHandler(logging.NullHandler())
+    logging.getLogger("redis_botsession").addHandler(logging.NullHandler())
     terminal = Terminal()
     loop = Loop()
     try:

@@ -1,4 +1,4 @@
-"""What a server has told about itself: what the checks judge by."""
+"""The facts about a server that the checks judge by."""
 
 from __future__ import annotations
 
@@ -47,6 +47,9 @@ class Rights:
         how: How that was found out: "ACL DRYRUN" or "trying".
         denied: Commands of the store that it may not run on a key under the prefix.
         absent: Commands of the store that the server does not have.
+        denied_extras: Commands for leases and durable writes that the user may not run.
+        absent_extras: Commands for leases and durable writes that the server does not have.
+        knows_extras: Whether all of those could be examined: SUBSCRIBE cannot without ACL DRYRUN.
         needs_no_password: Whether it is let in with any password; None: not known.
         other_keys: Whether it reaches keys under other prefixes; None: not known.
         dangerous: Commands it may run that no bot needs; None: not known.
@@ -56,6 +59,9 @@ class Rights:
     how: str
     denied: tuple[str, ...] = ()
     absent: tuple[str, ...] = ()
+    denied_extras: tuple[str, ...] = ()
+    absent_extras: tuple[str, ...] = ()
+    knows_extras: bool = False
     needs_no_password: bool | None = None
     other_keys: bool | None = None
     dangerous: tuple[str, ...] | None = None

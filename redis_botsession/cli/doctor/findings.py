@@ -4,9 +4,54 @@ from __future__ import annotations
 
 import enum
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Final
+
+#: The ids of all checks, for ``--ignore``; besides, ``cannot-look-...`` for each command that the server refuses to the doctor.
+CHECKS: Final = (
+    "aof-last-rewrite",
+    "aof-last-write",
+    "appendfsync",
+    "clock-skew",
+    "cluster-migrations",
+    "cluster-nodes",
+    "cluster-replicas",
+    "cluster-require-full-coverage",
+    "cluster-slots",
+    "cluster-state",
+    "cluster-url",
+    "commands",
+    "evicted-keys",
+    "hash-max-listpack-entries",
+    "hash-max-listpack-value",
+    "latency",
+    "least-privilege-commands",
+    "least-privilege-keys",
+    "loading",
+    "maxmemory",
+    "maxmemory-policy",
+    "memory-usage",
+    "min-replicas-to-write",
+    "mode",
+    "node-unreachable",
+    "permissions",
+    "permissions-durable-writes",
+    "permissions-leases",
+    "persistence",
+    "primary-link",
+    "rdb-last-bgsave",
+    "replica-lag",
+    "role",
+    "sentinel-primary",
+    "sentinel-quorum",
+    "sentinel-unreachable",
+    "sessions",
+    "tls",
+    "user",
+    "version",
+)
+CANNOT_LOOK: Final = "cannot-look-"
 
 
 class Severity(enum.IntEnum):
@@ -94,6 +139,10 @@ class Report:
     def exit_status(self) -> int:
         """0, 1 for a warning, 2 for something critical."""
         return EXIT_STATUS[self.severity]
+
+    def without(self, ids: Collection[str]) -> Report:
+        """The report without the findings of these checks, which then do not count for the exit status."""
+        return replace(self, findings=tuple(finding for finding in self.findings if finding.id not in ids))
 
     def counts(self) -> dict[str, int]:
         """How many findings there are of each severity, worst first."""

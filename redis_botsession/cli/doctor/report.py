@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import io
-import json
 import sys
 from collections.abc import Iterator
 from importlib.util import find_spec
 
+from .._terminal import accept_any_text, printable, write_json
 from .findings import UNKNOWN, Finding, Report, Severity
 
 _STYLES = {Severity.CRITICAL: "bold red", Severity.WARNING: "bold yellow", Severity.INFO: "bold cyan", Severity.OK: "green"}
@@ -26,14 +25,12 @@ class Printer:
 
     def __init__(self, *, as_json: bool) -> None:
         self._as_json = as_json
-        for stream in (sys.stdout, sys.stderr):
-            if isinstance(stream, io.TextIOWrapper):
-                stream.reconfigure(errors="backslashreplace")
+        accept_any_text()
 
     def show(self, report: Report) -> None:
         """Prints the report."""
         if self._as_json:
-            _write_json(report.as_dict())
+            write_json(report.as_dict())
             return
         lines = list(_lines(report))
         if sys.stdout.isatty() and find_spec("rich") is not None:
@@ -44,19 +41,9 @@ class Printer:
     def fail(self, reason: str) -> None:
         """Says why nothing could be found out."""
         if self._as_json:
-            _write_json({"status": "unknown", "exit_status": UNKNOWN, "error": printable(reason)})
+            write_json({"status": "unknown", "exit_status": UNKNOWN, "error": printable(reason)})
         else:
             sys.stderr.write(f"botsession doctor: {printable(reason)}\n")
-
-
-def printable(text: str) -> str:
-    r"""``text`` with every character that a terminal would obey, or not show, as an escape like ``\x1b``."""
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in text)
-
-
-def _write_json(value: object) -> None:
-    # Escapes control characters, and all that is not ASCII, itself.
-    sys.stdout.write(json.dumps(value, indent=2) + "\n")
 
 
 def _write_coloured(lines: list[_Line]) -> None:

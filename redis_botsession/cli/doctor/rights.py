@@ -57,6 +57,20 @@ def probes(key: str, *, of_cluster: bool = False) -> dict[str, tuple[str, ...]]:
     return commands | ({name: tuple(name.split()) for name in CLUSTER_COMMANDS} if of_cluster else {})
 
 
+def extra_probes(key: str, *, is_dry: bool) -> dict[str, tuple[str, ...]]:
+    """The same for leases and durable writes. Without ACL DRYRUN without SUBSCRIBE, which would change the connection."""
+    commands = {
+        "GET": ("GET", key),
+        "SET": ("SET", key, "v", "NX", "XX"),
+        "PTTL": ("PTTL", key),
+        "PEXPIRE": ("PEXPIRE", key, "1000"),
+        "PUBLISH": ("PUBLISH", key, ""),
+        "WAIT": ("WAIT", "0", "1"),
+        "WAITAOF": ("WAITAOF", "0", "0", "1"),
+    }
+    return commands | ({"SUBSCRIBE": ("SUBSCRIBE", key), "UNSUBSCRIBE": ("UNSUBSCRIBE", key)} if is_dry else {})
+
+
 def gather_rights(server: Server, prefix: str, *, user: str, has_password: bool, of_cluster: bool = False) -> Rights:
     """What the user of this connection may do.
 
@@ -76,12 +90,16 @@ def gather_rights(server: Server, prefix: str, *, user: str, has_password: bool,
     # Another first letter: no prefix that is the beginning of it.
     other = f"{'y' if prefix.startswith('x') else 'x'}-{own}" if prefix else ""
     answers = {command: look.at(probe) for command, probe in probes(own, of_cluster=of_cluster).items()}
+    extras = {command: look.at(probe) for command, probe in extra_probes(own, is_dry=look.is_dry).items()}
     readable = [probes(other)[command] for command in ("HGETALL", "EXISTS") if answers[command] is Answer.ALLOWED]
     return Rights(
         user=name,
         how="ACL DRYRUN" if look.is_dry else "trying",
         denied=tuple(command for command, answer in answers.items() if answer is Answer.DENIED),
         absent=tuple(command for command, answer in answers.items() if answer is Answer.ABSENT),
+        denied_extras=tuple(command for command, answer in extras.items() if answer is Answer.DENIED),
+        absent_extras=tuple(command for command, answer in extras.items() if answer is Answer.ABSENT),
+        knows_extras=look.is_dry,
         needs_no_password=_needs_no_password(rules, name, has_password),
         other_keys=look.at(readable[0]) is Answer.ALLOWED if other and readable else None,
         dangerous=_dangerous(look, rules),

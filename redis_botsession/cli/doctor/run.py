@@ -1,13 +1,15 @@
-"""Examines what a URL names, and tells."""
+"""Runs the doctor: examines the servers that a URL names, and prints the report."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Collection
 from contextlib import closing
 
 import redis
 
 from ..._protocol.layout import Keys
+from .._terminal import DEFAULT_URL
 from .checks import check_node, check_sentinels
 from .checks.version import product_of, role_of
 from .facts import Facts, Watcher
@@ -20,14 +22,13 @@ from .targets import BadURL, Host, Target, parse
 
 #: UnicodeError is what Python says of a host name that cannot be one.
 CANNOT_ASK = (redis.RedisError, OSError, UnicodeError)
-DEFAULT_URL = "redis://localhost:6379/0"
 
 
 class CannotLook(Exception):
     """Nothing can be found out, and why. No part of a password is in the message."""
 
 
-def run(*, url: str | None, prefix: str, sample: int, timeout: float, as_json: bool) -> int:
+def run(*, url: str | None, prefix: str, sample: int, timeout: float, as_json: bool, ignore: Collection[str] = ()) -> int:
     """Examines a server and prints what it has found.
 
     Args:
@@ -36,6 +37,7 @@ def run(*, url: str | None, prefix: str, sample: int, timeout: float, as_json: b
         sample: At most how many sessions to look at; 0: none.
         timeout: Seconds for connecting, and for each answer.
         as_json: Whether to print JSON.
+        ignore: The ids of checks whose findings are left out, of the exit status too.
 
     Returns:
         The exit status, as monitoring takes it: 0 all well, 1 for a warning, 2 for something critical, 3 for not known.
@@ -49,6 +51,7 @@ def run(*, url: str | None, prefix: str, sample: int, timeout: float, as_json: b
     except CannotLook as error:
         printer.fail(str(error))
         return UNKNOWN
+    report = report.without(ignore)
     printer.show(report)
     return report.exit_status
 

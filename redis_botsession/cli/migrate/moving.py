@@ -150,6 +150,8 @@ class _Batch:
                 outcomes.append(None)
             else:
                 self._count(outcome)
+                if outcome is Outcome.MIGRATED and record.ttl_ms is None and record.expires_at is None:
+                    self._tally.without_ttl += 1
                 outcomes.append(outcome)
         if self._migration.delete_source and Outcome.OTHER in outcomes:
             self._tally.kept += 1

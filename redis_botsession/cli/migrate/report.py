@@ -1,14 +1,12 @@
-"""Prints what a migration has done: for people, or as JSON."""
+"""Prints the counts of a migration, for people or as JSON."""
 
 from __future__ import annotations
 
-import io
-import json
 import sys
 from collections.abc import Iterator
 from typing import Final
 
-from ..doctor.report import printable
+from .._terminal import accept_any_text, printable, write_json
 from .tally import Tally
 
 _LABELS: Final = {
@@ -43,9 +41,7 @@ class Printer:
         self._prefix = prefix
         self._is_dry = is_dry
         self._as_json = as_json
-        for stream in (sys.stdout, sys.stderr):
-            if isinstance(stream, io.TextIOWrapper):
-                stream.reconfigure(errors="backslashreplace")
+        accept_any_text()
 
     def note(self, text: str) -> None:
         """Something to know before it begins."""
@@ -55,9 +51,9 @@ class Printer:
     def show(self, tally: Tally, status: int, problem: str = "") -> None:
         """Prints the counts, and why it ended before its end, if it did."""
         if self._as_json:
-            _write_json(
+            write_json(
                 {
-                    "status": "incomplete" if problem else "done",
+                    "status": "done" if status <= 1 else "incomplete",
                     "exit_status": status,
                     **({"error": printable(problem)} if problem else {}),
                     "source": self._source,
@@ -65,6 +61,7 @@ class Printer:
                     "prefix": self._prefix,
                     "dry_run": self._is_dry,
                     "counts": tally.counts(),
+                    "without_ttl": tally.without_ttl,
                     "listed": {
                         name: [{"key": key, "reason": reason} for key, reason in rows] for name, rows in tally.listed.items()
                     },
@@ -82,6 +79,8 @@ class Printer:
         for name, count in tally.counts().items():
             if count or name not in _RARE:
                 yield f"{count:12,}  {(_DRY_LABELS if self._is_dry else _LABELS)[name]}"
+        if tally.without_ttl:
+            yield f"{tally.without_ttl:,} of these have no TTL: to keep them, the bot needs ttl=None (the adapters' default)"
         for name, rows in tally.listed.items():
             if rows:
                 all_of_them = tally.counts()[name]
@@ -92,11 +91,6 @@ class Printer:
 def fail(reason: str, status: int, *, as_json: bool) -> None:
     """Says why nothing was begun."""
     if as_json:
-        _write_json({"status": "failed", "exit_status": status, "error": printable(reason)})
+        write_json({"status": "failed", "exit_status": status, "error": printable(reason)})
     else:
         sys.stderr.write(f"botsession migrate: {printable(reason)}\n")
-
-
-def _write_json(value: object) -> None:
-    # Escapes control characters, and all that is not ASCII, itself.
-    sys.stdout.write(json.dumps(value, indent=2) + "\n")

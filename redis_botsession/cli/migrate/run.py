@@ -12,9 +12,11 @@ from typing import Any, Final
 import redis
 
 from ..._codec.codec import DEFAULT_MAX_BYTES
+from ..._protocol.replies import text_of
 from ..._transport.options import read_url
 from ...errors import SessionError
 from ...store import DEFAULT_PREFIX
+from .._terminal import DEFAULT_URL
 from ..doctor.targets import parse
 from .aiogram import AiogramSource
 from .example import JsonSource
@@ -27,7 +29,6 @@ from .resume import NotResumable, Place, ResumeFile
 from .telebot import OldTelebotSource, TelebotSource
 from .writer import TargetStore
 
-DEFAULT_URL: Final = "redis://localhost:6379/0"
 #: Exit statuses.
 CLEAN: Final = 0
 TROUBLES: Final = 1
@@ -86,8 +87,8 @@ def run(kind: str, layout: Mapping[str, Any], options: Options) -> int:
         options: What is asked for.
 
     Returns:
-        The exit status: 0 all well, 1 some keys were not understood or failed, 2 a mistake in the arguments, 3 it could not
-        go on.
+        The exit status: 0 all well, 1 nothing was found, or some keys were not understood or failed, 2 a mistake in the
+        arguments, 3 it could not go on.
 
     Raises:
         KeyboardInterrupt: by Ctrl-C, after it has printed what was done.
@@ -146,6 +147,9 @@ class _Command:
             return self._end(
                 INCOMPLETE, f"it could not go on: {str(error).rstrip('.') or type(error).__name__}; {self._again()}"
             )
+        if not self._place.tally.seen:
+            pattern = text_of(self._source.pattern)
+            return self._end(TROUBLES, f"no key at the source fits {pattern}: is --source-prefix that of the old storage?")
         return self._end(CLEAN if self._place.tally.is_clean else TROUBLES)
 
     def stopped(self) -> None:

@@ -1,4 +1,4 @@
-"""What a migration has done so far."""
+"""Counts what a migration has done so far."""
 
 from __future__ import annotations
 
@@ -23,6 +23,8 @@ class Tally:
         failed: Keys and sessions that cannot be read or written.
         deleted: Deleted at the source.
         kept: Not deleted at the source, though that was asked for: changed there, or in the target, since.
+        without_ttl: How many of the migrated ones have no TTL. A bot whose store has a ``ttl`` gives them one when it first
+            uses them.
         listed: Of those not understood and failed, the first: each a key and why, by the name of the count.
     """
 
@@ -34,6 +36,7 @@ class Tally:
     failed: int = 0
     deleted: int = 0
     kept: int = 0
+    without_ttl: int = 0
     listed: dict[str, list[list[str]]] = field(default_factory=lambda: {"not_understood": [], "failed": []})
 
     @property
@@ -54,7 +57,7 @@ class Tally:
 
     def counts(self) -> dict[str, int]:
         """The numbers alone."""
-        return {each.name: getattr(self, each.name) for each in fields(self) if each.name != "listed"}
+        return {each.name: getattr(self, each.name) for each in fields(self) if each.name not in {"listed", "without_ttl"}}
 
     def as_dict(self) -> dict[str, Any]:
         """All of it, for JSON."""

@@ -22,8 +22,9 @@ import pytest
 import redis
 
 from redis_botsession import MemorySessionStore
+from redis_botsession.cli._terminal import printable
 from redis_botsession.cli.demo import Author, Bot, Channel, Context, Message, Profile, make_bot
-from redis_botsession.cli.demo.console import duration, printable
+from redis_botsession.cli.demo.console import duration
 from redis_botsession.cli.demo.loop import Loop
 from redis_botsession.embedded import LocalServer
 

@@ -17,6 +17,7 @@ import redis
 
 from redis_botsession import SessionStore, cli
 from redis_botsession.cli.doctor import Finding, Node, Report, Severity
+from redis_botsession.cli.doctor.findings import CHECKS
 from redis_botsession.cli.doctor.report import Printer
 from redis_botsession.embedded import LocalServer
 from redis_botsession.testing.harness import PATIENCE
@@ -259,3 +260,21 @@ def test_colours_on_a_terminal_only(newest_url: str, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
     assert doctor("--url", newest_url) == 1
     assert "\x1b[" in capsys.readouterr().out
+
+
+def test_doctor_ignore_leaves_checks_out_of_report_and_status(capsys: Captured) -> None:
+    with server("--appendonly", "yes", "--maxmemory", "1gb") as url:
+        assert doctor("--url", url, "--json") == 1
+        (warning,) = [each for each in json.loads(capsys.readouterr().out)["findings"] if each["severity"] == "warning"]
+        assert warning["id"] == "user"
+        assert doctor("--url", url, "--json", "--ignore", "user,clock-skew") == 0
+        left = {each["id"] for each in json.loads(capsys.readouterr().out)["findings"]}
+    assert not left & {"user", "clock-skew"}
+    assert left <= set(CHECKS)
+
+
+def test_doctor_ignore_refuses_unknown_checks(capsys: Captured) -> None:
+    assert doctor("--ignore", "usr") == 3
+    message = capsys.readouterr().err
+    assert "'usr'" in message
+    assert "least-privilege-keys" in message

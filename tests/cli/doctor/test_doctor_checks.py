@@ -19,7 +19,7 @@ from redis_botsession.cli.doctor.checks.version import check_version, product_of
 from redis_botsession.cli.doctor.checks.words import percentile, size
 from redis_botsession.cli.doctor.facts import Clock, Rights, Sample, Shape
 from redis_botsession.cli.doctor.findings import Report, merged
-from redis_botsession.cli.doctor.needs import STORE_COMMANDS
+from redis_botsession.cli.doctor.needs import LEASE_COMMANDS, STORE_COMMANDS
 
 OK, INFO, WARNING, CRITICAL = Severity
 MIB = 1 << 20
@@ -211,7 +211,9 @@ WELL_BEHAVED: dict[str, Any] = {"needs_no_password": False, "other_keys": False,
     ("rights", "different"),
     [
         ({}, {}),
-        ({"needs_no_password": True}, {"user": WARNING}),
+        ({"knows_extras": True}, {"permissions-leases": OK}),
+        ({"denied_extras": ("GET", "PUBLISH")}, {"permissions-leases": INFO}),
+        ({"denied_extras": ("WAIT",)}, {"permissions-durable-writes": INFO}),
         ({"denied": ("HSET",)}, {"permissions": CRITICAL}),
         ({"denied": ("SCAN",)}, {"permissions": INFO}),
         ({"other_keys": True}, {"least-privilege-keys": WARNING}),
@@ -221,6 +223,20 @@ WELL_BEHAVED: dict[str, Any] = {"needs_no_password": False, "other_keys": False,
 def test_access(rights: dict[str, Any], different: dict[str, Severity]) -> None:
     well = {"user": OK, "permissions": OK, "least-privilege-keys": OK, "least-privilege-commands": OK}
     assert severities(check_access(Rights("bot", "trying", **WELL_BEHAVED | rights), "p:")) == well | different
+
+
+def test_check_access_reports_a_user_without_password_once() -> None:
+    rights = Rights("default", "trying", needs_no_password=True, other_keys=True, dangerous=("FLUSHALL",))
+    assert severities(check_access(rights, "p:")) == {"user": WARNING, "permissions": OK}
+
+
+def test_check_access_tells_leases_that_poll_from_leases_that_fail() -> None:
+    deaf = Rights("bot", "ACL DRYRUN", **WELL_BEHAVED | {"denied_extras": ("SUBSCRIBE",)})
+    assert "poll" in by_id(check_access(deaf, "p:"))["permissions-leases"].why
+    without = Rights("bot", "ACL DRYRUN", **WELL_BEHAVED | {"denied_extras": ("GET", "SUBSCRIBE")})
+    found = by_id(check_access(without, "p:"))["permissions-leases"]
+    assert "fail" in found.why
+    assert '+get +set +pttl +pexpire +publish +subscribe +unsubscribe "&p:*"' in found.advice
 
 
 def test_commands_that_the_server_does_not_have() -> None:
@@ -239,18 +255,21 @@ def test_what_is_not_known_is_not_judged() -> None:
 
 
 def test_the_acl_line() -> None:
-    assert acl_line("shop:").startswith("ACL SETUSER bot on >PASSWORD resetkeys ~shop:* resetchannels -@all +echo ")
-    assert all(f"+{name.lower()}" in acl_line("shop:").split() for name in STORE_COMMANDS)
-    assert ' "~my shop:*" ' in acl_line("my shop:")
+    assert acl_line("shop:").startswith("ACL SETUSER bot on >PASSWORD resetkeys ~shop:* resetchannels &shop:* -@all +echo ")
+    assert all(f"+{name.lower()}" in acl_line("shop:").split() for name in (*STORE_COMMANDS, *LEASE_COMMANDS, "WAIT"))
+    assert "+waitaof" not in acl_line("shop:")
+    assert "+waitaof" in acl_line("shop:", has_waitaof=True).split()
+    assert ' "~my shop:*" resetchannels "&my shop:*" ' in acl_line("my shop:")
 
 
 def test_on_a_cluster_the_advice_has_what_that_needs_besides() -> None:
     assert acl_line("p:", of_cluster=True) == acl_line("p:") + " +cluster|slots +asking"
-    rights = Rights("bot", "trying", **WELL_BEHAVED | {"denied": ("CLUSTER SLOTS", "ASKING"), "needs_no_password": True})
+    denied = {"denied": ("CLUSTER SLOTS", "ASKING"), "needs_no_password": True, "absent_extras": ("WAITAOF",)}
+    rights = Rights("bot", "trying", **WELL_BEHAVED | denied)
     found = by_id(check_access(rights, "p:", of_cluster=True))
     assert found["permissions"].severity is CRITICAL
     assert "ACL SETUSER bot +cluster|slots +asking," in found["permissions"].advice
-    assert "+persist +cluster|slots +asking)" in found["user"].advice
+    assert "+wait +cluster|slots +asking)" in found["user"].advice
 
 
 def test_what_was_refused_is_told_with_the_rule_that_it_takes() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
 from datetime import UTC, datetime, timedelta
@@ -16,7 +17,7 @@ from aiogram.fsm.storage.redis import RedisEventIsolation, RedisStorage
 from telebot.asyncio_storage import StateRedisStorage as AsyncTelebotStorage
 from telebot.storage import StateRedisStorage as TelebotStorage
 
-from redis_botsession import BotSession, SessionStore
+from redis_botsession import BotSession, SessionStore, cli
 from redis_botsession.adapters.aiogram import BotSessionStorage
 from redis_botsession.adapters.telebot import AsyncBotSessionStorage
 from redis_botsession.cli.migrate import moving
@@ -186,6 +187,26 @@ async def test_what_is_left_of_a_ttl_is_kept(
     # From the next write on, it is as long as the bot's store says.
     await BotSessionStorage(target).set_state(state, "t")
     assert await ttl_ms(source, target, "2", channel) > state_left
+
+
+async def test_migrate_reports_sessions_without_a_ttl(
+    migrate: Migrate, source: Client, source_prefix: str, prefix: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for user, ttl in ((1, None), (2, None), (3, 200_000)):
+        await source.set(f"{source_prefix}:42:{user}:state", "s", px=ttl)
+    assert (await migrate("aiogram", "--bot-id", str(BOT), "--dry-run"))[1]["without_ttl"] == 2
+    assert (await migrate("aiogram", "--bot-id", str(BOT), "--dry-run", "--ttl", "1000"))[1]["without_ttl"] == 0
+    line = ["migrate", "aiogram", "--url", migrate.url, "--source-prefix", source_prefix, "--prefix", prefix]
+    assert await asyncio.to_thread(cli.main, [*line, "--bot-id", str(BOT)]) == 0
+    assert "2 of these have no TTL: to keep them, the bot needs ttl=None" in capsys.readouterr().out
+
+
+async def test_migrate_that_finds_nothing_is_no_success(migrate: Migrate, capsys: pytest.CaptureFixture[str]) -> None:
+    status, report = await migrate("aiogram", "--bot-id", str(BOT))
+    assert status == 1
+    assert report["status"] == "done"
+    assert "--source-prefix" in report["error"]
+    assert f"{migrate.source_prefix}:*" in report["error"]
 
 
 async def test_sessions_without_a_ttl_can_be_given_one(

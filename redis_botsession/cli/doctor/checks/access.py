@@ -1,4 +1,4 @@
-"""Access: whether the user may do what the store needs, and not much more."""
+"""Access checks: may the user do what the store needs, and not much more?"""
 
 from __future__ import annotations
 
@@ -6,19 +6,29 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 
 from ..facts import Rights
-from ..findings import Finding, Severity
-from ..needs import CLUSTER_COMMANDS, DOCTOR_RULES, OPERATORS_ONLY, STORE_COMMANDS
+from ..findings import CANNOT_LOOK, Finding, Severity
+from ..needs import CLUSTER_COMMANDS, DOCTOR_RULES, DURABILITY_COMMANDS, LEASE_COMMANDS, OPERATORS_ONLY, STORE_COMMANDS
 
 _PLAIN = re.compile(r"[A-Za-z0-9:._/@+-]*")
 
 
-def acl_line(prefix: str, user: str = "bot", *, of_cluster: bool = False) -> str:
-    """The ACL rule of a user that may do what the store needs, on a cluster or not, and nothing else."""
-    keys = f"~{prefix}*"
-    if not _PLAIN.fullmatch(prefix):
-        keys = '"' + keys.replace('"', '\\"') + '"'
-    commands = _rules(STORE_COMMANDS + (CLUSTER_COMMANDS if of_cluster else ()))
-    return f"ACL SETUSER {user} on >PASSWORD resetkeys {keys} resetchannels -@all {commands}"
+def acl_line(prefix: str, user: str = "bot", *, of_cluster: bool = False, has_waitaof: bool = False) -> str:
+    """The ACL rule of a user that may do what the store needs, with leases and durable writes, and nothing else.
+
+    Args:
+        prefix: The prefix of the store's keys.
+        user: The name of the user.
+        of_cluster: Whether the server is a node of a cluster.
+        has_waitaof: Whether the server has WAITAOF (Redis 7.2, Valkey): others refuse a rule that names it.
+    """
+    keys, channels = _quoted(f"~{prefix}*"), _quoted(f"&{prefix}*")
+    durable = DURABILITY_COMMANDS if has_waitaof else DURABILITY_COMMANDS[:1]
+    commands = _rules(STORE_COMMANDS + LEASE_COMMANDS + durable + (CLUSTER_COMMANDS if of_cluster else ()))
+    return f"ACL SETUSER {user} on >PASSWORD resetkeys {keys} resetchannels {channels} -@all {commands}"
+
+
+def _quoted(pattern: str) -> str:
+    return pattern if _PLAIN.fullmatch(pattern[1:-1]) else '"' + pattern.replace('"', '\\"') + '"'
 
 
 def _rules(commands: Iterable[str]) -> str:
@@ -26,11 +36,14 @@ def _rules(commands: Iterable[str]) -> str:
 
 
 def check_access(rights: Rights, prefix: str, *, of_cluster: bool = False) -> Iterator[Finding]:
-    """The user of the URL, which may name a cluster."""
-    rule = acl_line(prefix, of_cluster=of_cluster)
+    """Checks the user that the URL names."""
+    rule = acl_line(prefix, of_cluster=of_cluster, has_waitaof="WAITAOF" not in rights.absent_extras)
     yield from _password(rights, rule)
     yield from _permissions(rights, prefix)
-    yield from _least(rights, prefix, rule)
+    yield from _extras(rights, prefix)
+    if not rights.needs_no_password:
+        # A user without a password is one finding, with the advice to give bots a user of their own.
+        yield from _least(rights, prefix, rule)
 
 
 def _password(rights: Rights, rule: str) -> Iterator[Finding]:
@@ -39,7 +52,7 @@ def _password(rights: Rights, rule: str) -> Iterator[Finding]:
             "user",
             Severity.WARNING,
             f"the user {rights.user!r} needs no password",
-            "Whoever reaches the server reads, changes and deletes all sessions.",
+            "Anybody who reaches the server can read, change and delete all sessions.",
             f"Give it one: ACL SETUSER {rights.user} resetpass >PASSWORD. Better, give bots a user of their own "
             f"({rule}) and switch this one off: ACL SETUSER {rights.user} off. ACL SAVE keeps both if there is an "
             "aclfile; else put them into redis.conf, as lines that begin with user instead of ACL SETUSER.",
@@ -71,6 +84,31 @@ def _permissions(rights: Rights, prefix: str) -> Iterator[Finding]:
         yield Finding("permissions", Severity.OK, f"{rights.user!r} may do all that the store needs ({rights.how})")
 
 
+def _extras(rights: Rights, prefix: str) -> Iterator[Finding]:
+    """The permissions that only some bots need. They are for information, since the doctor does not know what the bot uses."""
+    leases = set(LEASE_COMMANDS) & {*rights.denied_extras, *rights.absent_extras}
+    if leases:
+        yield Finding(
+            "permissions-leases",
+            Severity.INFO,
+            f"the user {rights.user!r} may not run {', '.join(sorted(leases))} on keys and channels under {prefix!r}",
+            "Leases, and aiogram's BotSessionIsolation, fail at the first event (NOPERM)."
+            if leases & {"GET", "SET", "PTTL", "PEXPIRE"}
+            else "Leases, and aiogram's BotSessionIsolation, work, but waiters poll instead of being called.",
+            f'If the bot uses them: ACL SETUSER {rights.user} {_rules(LEASE_COMMANDS)} "&{prefix}*".',
+        )
+    elif rights.knows_extras:
+        yield Finding("permissions-leases", Severity.OK, f"{rights.user!r} may do all that leases need")
+    if durable := [name for name in DURABILITY_COMMANDS if name in rights.denied_extras]:
+        yield Finding(
+            "permissions-durable-writes",
+            Severity.INFO,
+            f"the user {rights.user!r} may not run {', '.join(durable)}",
+            "A store with replicas= (WAIT) or fsync= (WAITAOF) fails at its first write.",
+            f"If the bot uses them: ACL SETUSER {rights.user} {_rules(durable)}.",
+        )
+
+
 def _least(rights: Rights, prefix: str, rule: str) -> Iterator[Finding]:
     instead = f"For bots: {rule}. To be examined by the doctor, add {' '.join(DOCTOR_RULES)}."
     if rights.other_keys:
@@ -96,11 +134,11 @@ def _least(rights: Rights, prefix: str, rule: str) -> Iterator[Finding]:
 
 
 def check_refused(refused: Mapping[str, str]) -> Iterator[Finding]:
-    """What the server would not tell; ``refused`` has its answers, by command."""
+    """Reports commands that the server refused to the doctor. ``refused`` has its answers by command."""
     for command, answer in refused.items():
         rule = "+" + command.lower().replace(" ", "|")
         yield Finding(
-            "cannot-look-" + command.lower().replace(" ", "-"),
+            CANNOT_LOOK + command.lower().replace(" ", "-"),
             Severity.WARNING if command == "INFO" else Severity.INFO,
             f"cannot look at what {command} tells: {answer}",
             "The checks that need it were left out.",

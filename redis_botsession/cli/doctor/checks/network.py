@@ -41,7 +41,7 @@ def _time(seconds: float) -> str:
 
 
 def check_latency(round_trips: Sequence[float]) -> Iterator[Finding]:
-    """The some round trips, in seconds."""
+    """Some round trips, in seconds."""
     if not round_trips:
         return
     p50, worst = 1000 * percentile(round_trips, 50), 1000 * max(round_trips)
