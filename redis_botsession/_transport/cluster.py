@@ -21,9 +21,10 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from .._protocol.commands import Command
 from .executor import Executor
-from .link import is_final
+from .failures import is_final
 from .options import HostPort, Options, StoreOptions, Target
 from .pipeline import Call, copy_of
+from .redispy import cluster_settings
 from .server import Lanes, Pipelined, connected
 from .slot_map import SLOTS, SlotRange, parse_slots
 
@@ -99,12 +100,8 @@ class ClusterExecutor(Pipelined):
         Raises:
             ValueError: a client with ``decode_responses=True``.
         """
-        ours = {"response_callbacks", "himport_registry", "max_connections", "redis_connect_func", "event_dispatcher"}
-        ours |= {"maint_notifications_config", "oss_cluster_maint_notifications_handler"}
-        theirs = {name: value for name, value in client.connection_kwargs.items() if name not in ours and value is not None}
-        nodes = client.nodes_manager
-        seeds = tuple((node.host, int(node.port)) for node in nodes.startup_nodes.values())
-        return cls(Options.of(Target("cluster", theirs, seeds), {**given, "address_remap": nodes.address_remap}))
+        options, seeds, remap = cluster_settings(client)
+        return cls(Options.of(Target("cluster", options, seeds), {**given, "address_remap": remap}))
 
     async def primaries(self) -> Sequence[Executor]:
         """One executor for each primary.

@@ -19,7 +19,8 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from .._protocol.commands import Command
 from .._protocol.durability import Durability
-from .link import Link, is_final
+from .failures import hinted, is_final
+from .link import Link
 from .options import Options
 from .pipeline import Call, OutOfStepError, Pipeline
 
@@ -85,6 +86,7 @@ class PipelinedConnection:
         self._silence = silence = options.silence
         self._durability = durability
         self._dispatcher = dispatcher
+        self._is_tls = options.target.is_tls
         self._loop = asyncio.get_running_loop()
         self._pipeline = Pipeline(
             max_in_flight=options.max_in_flight,
@@ -266,7 +268,7 @@ class PipelinedConnection:
             self._drop(RedisTimeoutError(f"{self._address}: silent for {silence:g} s while replies were due"))
         trouble = self._trouble
         if not was_connected and trouble is None and pipeline.refusal is None:
-            trouble = RedisTimeoutError(f"cannot connect to {self._address} within {self._timeout:g} s")
+            trouble = self._not_connected()
         pipeline.expire(now, self._timeout, trouble)
         if not pipeline.has_line and not pipeline.is_waiting:
             self._timer = None
@@ -318,7 +320,11 @@ class PipelinedConnection:
             async with asyncio.timeout(self._timeout):
                 return await Link.open(await self._open(), self, self._durability)
         except TimeoutError as error:
-            raise RedisTimeoutError(f"cannot connect to {self._address} within {self._timeout:g} s") from error
+            raise self._not_connected() from error
+
+    def _not_connected(self) -> RedisTimeoutError:
+        error = RedisTimeoutError(f"cannot connect to {self._address} within {self._timeout:g} s")
+        return hinted(error, {}, is_tls=self._is_tls)
 
     def _connected(self, link: Link, epoch: int) -> None:
         if self._is_closed or epoch != self._epoch:

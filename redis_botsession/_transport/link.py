@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
-from ssl import SSLCertVerificationError, SSLError
 from typing import Any, Protocol
 
-from redis.exceptions import AuthenticationError, AuthorizationError, NoPermissionError, ResponseError
-from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import NoPermissionError, ResponseError
 
 from .._protocol.durability import Durability
 from .._protocol.scripts import BINDINGS, LEASES
 from ..errors import SessionError
+from .redispy import take_over
 
 
 class Owner(Protocol):
@@ -27,17 +26,6 @@ class Owner(Protocol):
     def writable(self, link: Link) -> None: ...
 
     def gone(self, link: Link, error: Exception | None) -> None: ...
-
-
-def is_final(error: BaseException) -> bool:
-    """Whether no second attempt to connect mends this."""
-    if isinstance(error, (AuthenticationError, AuthorizationError)):
-        return True
-    # What the other side thinks of our certificate, it says in an alert (RFC 8446, section 6.2).
-    tls = error.__context__
-    return isinstance(tls, SSLCertVerificationError) or (
-        isinstance(tls, SSLError) and any(word in (tls.reason or "") for word in ("ALERT_UNKNOWN_CA", "CERTIFICATE"))
-    )
 
 
 class Link(asyncio.Protocol):
@@ -79,19 +67,11 @@ class Link(asyncio.Protocol):
                 # A replica says to each write where it belongs.
                 if "replica instances" not in str(error):
                     raise _cannot_vouch(durability, error) from error
-            return cls._take_over(connection, owner)
+            writer, rest = take_over(connection)
         except BaseException:
             await connection.disconnect(nowait=True)
             raise
-
-    @classmethod
-    def _take_over(cls, connection: Any, owner: Owner) -> Link:
-        # There is no public way to the transport.
-        reader, writer = connection._reader, connection._writer
-        if writer.transport.is_closing() or reader.at_eof() or connection._parser._reader.has_data():
-            raise RedisConnectionError("the connection was lost while it was made")
-        connection._reader = connection._writer = None
-        link = cls(owner, writer, bytes(reader._buffer))
+        link = cls(owner, writer, rest)
         link.transport.set_protocol(link)
         return link
 

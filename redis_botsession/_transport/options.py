@@ -9,6 +9,7 @@ import math
 import re
 from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 from ssl import TLSVersion, VerifyMode
 from typing import Any, ClassVar, Final, Self, TypedDict, TypeVar
 
@@ -45,6 +46,12 @@ _REST = re.compile(r"(?:(?P<user>[^/?#]*)@)?(?P<hosts>[^/?#@]*)(?P<path>/[^?#@]*
 _UNIX = re.compile(r"[^/?#]*@/[^?#@]+(\?[^#@]*)?|/[^?#]+(\?[^#]*)?")
 _DATABASE = re.compile(r"/?|/[0-9]+/?")
 _UNKNOWN = re.compile(r"unexpected keyword argument '(\w+)'")
+_HOSTS = re.compile(r"(\[[^][]+\](:[^][:,]*)?|[^][,]*)(,(\[[^][]+\](:[^][:,]*)?|[^][,]*))*")
+_LAST_PORT: Final = 65535
+_ENCODING: Final = (
+    "something special is not percent-encoded in a user, password or option: "
+    "/ as %2F, ? as %3F, # as %23, @ as %40, : as %3A, [ as %5B"
+)
 _PORTS = {"cluster": 6379, "sentinel": 26379}
 
 
@@ -257,10 +264,28 @@ def _split(target: Target, given: Mapping[str, Any], names: Container[str]) -> t
     if options.get("decode_responses"):
         raise ValueError("decode_responses=True: sessions hold bytes that are not text; leave it out")
     own = {name: options.pop(name) for name in list(options) if name in names}
+    if target.kind == "cluster" and options.get("db"):
+        raise _no_databases()
+    for name in _FILES & options.keys():
+        _check_file(name, options[name])
     for name, convert in _CONVERTED.items():
         if name in own:
             own[name] = convert(name, own[name])
     return own, options
+
+
+def _check_file(name: str, path: Any) -> None:
+    """Refuses a file that is not there: on each attempt to connect it would look like a server that is not there."""
+    if path is None:
+        return
+    try:
+        Path(path).open("rb").close()
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{name}: cannot read {str(path)!r}: {getattr(error, 'strerror', None) or error}") from error
+
+
+def _no_databases() -> ValueError:
+    return ValueError("a Redis Cluster has one database only, 0: leave the database out")
 
 
 def _positive(kind: type[N]) -> Callable[[str, Any], N]:
@@ -295,8 +320,10 @@ _CONVERTED: Final[Mapping[str, Callable[[str, Any], Any]]] = {
     "replicas": _replicas,
     "fsync": _flag,
 }
-#: The options that only keyword arguments have.
-_NOT_IN_URLS: Final = frozenset({"prefix", "ttl", "codec", "max_bytes", "address_remap"})
+#: The options that name files.
+_FILES: Final = frozenset({"ssl_ca_certs", "ssl_certfile", "ssl_keyfile"})
+#: The options that a URL does not have.
+_NOT_IN_URLS: Final = frozenset({"prefix", "ttl", "codec", "max_bytes"})
 
 
 def read_url(url: str) -> Target:
@@ -315,7 +342,7 @@ def read_url(url: str) -> Target:
         return Target("server", _options(url))
     rest = _REST.fullmatch(many["rest"])
     if rest is None:
-        raise _unreadable()
+        raise _unreadable(url)
     kind, path = many["kind"], (rest["path"] or "").strip("/")
     service = ""
     if kind == "sentinel":
@@ -334,6 +361,8 @@ def read_url(url: str) -> Target:
                 f"a redis+{kind}:// URL names hosts, with commas between them: redis+{kind}://host:port,host:port/..."
             )
         seeds.append((options.pop("host"), options.pop("port", _PORTS[kind])))
+    if kind == "cluster" and options.get("db"):
+        raise _no_databases()
     return Target(kind, options, tuple(seeds), service)
 
 
@@ -370,7 +399,7 @@ def _options(url: str) -> dict[str, Any]:
         raise ValueError(error)
     if error.startswith("Redis URL must"):
         raise ValueError(f"{error} (or redis+cluster://, redis+sentinel://)")
-    raise _unreadable()
+    raise _unreadable(url)
 
 
 def _check(url: str) -> None:
@@ -378,19 +407,37 @@ def _check(url: str) -> None:
     scheme, _, rest = url.partition(":")
     if scheme.lower() == "unix":
         if not _UNIX.fullmatch(rest.removeprefix("//")):
-            raise ValueError(
-                "this unix:// URL cannot be read: it is unix:///path or unix://user:password@/path. Percent-encode what is "
-                "special in a user, password or path: / (but for the path's own) as %2F, ? as %3F, # as %23, @ as %40"
-            )
+            raise _unreadable(url)
         return
     parts = _REST.fullmatch(rest.removeprefix("//"))
     if parts is None or not rest.startswith("//") or not _DATABASE.fullmatch(parts["path"] or ""):
-        raise _unreadable()
+        raise _unreadable(url)
 
 
-def _unreadable() -> ValueError:
-    return ValueError(
-        "this Redis URL cannot be read: what should be the port is no number from 0 to 65535, what should be the database is "
-        "no number, or something special is not percent-encoded in a user, password or option: "
-        "/ as %2F, ? as %3F, # as %23, @ as %40, : as %3A"
-    )
+def _unreadable(url: str) -> ValueError:
+    """Names the cause, without a part of the URL: each of them may be a piece of a password."""
+    scheme, _, rest = url.partition(":")
+    if scheme.lower() == "unix":
+        return ValueError(
+            "this unix:// URL cannot be read: it is unix:///path or unix://user:password@/path. Percent-encode what is "
+            "special in a user, password or path: / (but for the path's own) as %2F, ? as %3F, # as %23, @ as %40"
+        )
+    parts = _REST.fullmatch(rest.removeprefix("//"))
+    if not rest.startswith("//"):
+        cause = "its scheme is followed by ://"
+    elif parts is None:
+        cause = _ENCODING
+    elif not _HOSTS.fullmatch(parts["hosts"]):
+        cause = "an IPv6 address stands in brackets, like [::1]:6379"
+    elif not all(map(_is_port, parts["hosts"].split(","))):
+        cause = "the port behind the host is a number from 0 to 65535"
+    elif not _DATABASE.fullmatch(parts["path"] or ""):
+        cause = "the database at the end is a number, like /0"
+    else:
+        cause = _ENCODING
+    return ValueError(f"this Redis URL cannot be read: {cause}")
+
+
+def _is_port(host_and_port: str) -> bool:
+    _, _, port = host_and_port.rpartition("]")[2].partition(":")
+    return not port or (port.isascii() and port.isdecimal() and int(port) <= _LAST_PORT)

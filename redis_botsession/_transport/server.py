@@ -9,11 +9,16 @@ from functools import partial
 from typing import Any, TypeVar
 from weakref import WeakSet
 
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+
 from .._protocol.commands import Command
 from .client import connect
 from .connection import RETIRE_ON, Connect, Dispatcher, PipelinedConnection
 from .executor import Executor, Guard
+from .failures import hinted
 from .options import HostPort, Options
+from .redispy import abort
 
 T = TypeVar("T")
 
@@ -79,8 +84,8 @@ class Pipelined(ABC):
         """Ends the connections that listen to other servers, where nothing may be heard any more."""
         for connection in list(self._listening):
             if (connection.host, connection.port) not in servers and connection.is_connected:
-                # There is no public way to the transport, and no other way that does not wait.
-                connection._writer.transport.abort()
+                # At once: what redis-py offers waits for the server.
+                abort(connection)
 
     @abstractmethod
     def _call(self, command: Command[Any]) -> asyncio.Future[Any]: ...
@@ -140,8 +145,13 @@ class PipelinedExecutor(Pipelined):
 
 async def connected(options: Options, **host_and_port: Any) -> Any:
     """A redis-py connection that is connected; ``host_and_port`` wins over the options."""
-    connection = options.connection_class(**{**options.connection_options, **host_and_port})
-    await connect(connection)
+    where = {**options.connection_options, **host_and_port}
+    connection = options.connection_class(**where)
+    try:
+        await connect(connection)
+    except (RedisConnectionError, RedisTimeoutError) as error:
+        hinted(error, where, is_tls=options.target.is_tls)
+        raise
     return connection
 
 

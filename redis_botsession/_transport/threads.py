@@ -20,6 +20,7 @@ from .._protocol.commands import Argument
 from ..errors import SessionError
 from .client import ClientExecutor, check_encoding, no_client
 from .executor import Guard
+from .failures import hinted
 
 T = TypeVar("T")
 
@@ -81,7 +82,8 @@ class BlockingExecutor(ClientExecutor):
             )
         if isinstance(client, redis.RedisCluster):
             raise TypeError(
-                "the synchronous SessionStore runs on one server or behind Sentinel; for a cluster use the other one"
+                "redis_botsession.sync.SessionStore runs on one server or behind Sentinel; "
+                "for a cluster use redis_botsession.SessionStore, on asyncio"
             )
         if not isinstance(client, redis.Redis):
             raise no_client("redis.Redis", client)
@@ -181,7 +183,9 @@ class _Pool:
     async def get_connection(self) -> _Connection:
         try:
             return _Connection(self._pool.get_connection())
-        except redis.RedisError:
+        except redis.RedisError as error:
+            is_tls = issubclass(self._pool.connection_class, redis.SSLConnection)
+            hinted(error, self._pool.connection_kwargs, is_tls=is_tls)
             raise
         except BaseException:
             # Interrupted by a signal: redis-py keeps a connection that is half made, without its SELECT for one, as if it were
