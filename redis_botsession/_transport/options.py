@@ -385,11 +385,17 @@ def checked(kind: Callable[..., Any], options: Mapping[str, Any]) -> Any:
 
 
 def _options(url: str) -> dict[str, Any]:
-    error = None
+    error, options = None, dict[str, Any]()
     try:
         options = dict(parse_url(url))
     except ValueError as refusal:
         error = str(refusal)
+    if error is None and isinstance(protocol := options.get("protocol"), str):
+        # Before redis-py 7 it stays text.
+        if protocol.isdecimal():
+            options["protocol"] = int(protocol)
+        else:
+            error = "Invalid value for 'protocol' in connection URL."
     # Outside of the except: what urllib says has a piece of the URL in it, and would stay as the context of ours.
     if error is None:
         _check(url)
