@@ -1,6 +1,7 @@
 # make demo    the demo bot, on an embedded Redis (ARGS="--help" for its options)
 # make test    all tests, on every server
 # make check   what CI runs: lint, types, tests, the built wheel
+# make check-versions   tests on each Python here, and with the lowest releases that pyproject.toml allows
 # make soak    a million calls under faults (some minutes)
 # make bench   compares with other ways to keep sessions (ARGS="--quick" for a look)
 PYTHON ?= python3
@@ -8,7 +9,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 ARGS ?=
 
-.PHONY: demo test check soak bench lint format types wheel clean
+.PHONY: demo test check check-versions soak bench lint format types wheel clean
 
 demo: $(VENV)/.installed-demo
 	@$(BIN)/botsession demo $(ARGS)
@@ -17,6 +18,9 @@ test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest $(ARGS)
 
 check: lint types test wheel
+
+check-versions: $(VENV)/.installed-dev
+	$(BIN)/python -m tests.check_versions $(ARGS)
 
 soak: $(VENV)/.installed-dev
 	SOAK_OPERATIONS=$${SOAK_OPERATIONS:-1000000} $(BIN)/python -m pytest tests/test_soak.py $(ARGS)
@@ -40,7 +44,7 @@ wheel: $(VENV)/.installed-dev
 	$(BIN)/python -m tests.check_wheel
 
 clean:
-	rm -rf $(VENV) $(VENV)-bench build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-bench $(VENV)-versions build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 $(VENV)/bin/python $(VENV)-bench/bin/python:
 	@$(PYTHON) -m venv $(@D)/..
