@@ -20,7 +20,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from .._protocol.commands import Command
-from .executor import Executor
+from .executor import Executor, PubSubConnection
 from .failures import is_final
 from .options import HostPort, Options, StoreOptions, Target
 from .pipeline import Call, copy_of
@@ -121,13 +121,13 @@ class ClusterExecutor(Pipelined):
             raise copy_of(self._trouble or self._unserved(self._slots.index(None)))
         return [_OnNode(self, node.address) for node in dict.fromkeys(self._slots) if node is not None]
 
-    async def listen(self) -> Any:
+    async def listen(self) -> PubSubConnection:
         """Leads to any node: what is published goes to all of them."""
         self._enter()
         trouble: Exception = RedisConnectionError("this cluster has no nodes")
         for host, port in random.sample(list(self._known), len(self._known)):
             try:
-                connection = await connected(self._options, host=host, port=port)
+                connection: PubSubConnection = await connected(self._options, host=host, port=port)
             except (RedisConnectionError, RedisTimeoutError, OSError) as error:
                 trouble = error
             else:
@@ -373,7 +373,7 @@ class _OnNode:
     async def primaries(self) -> Sequence[Executor]:
         return [self]
 
-    async def listen(self) -> Any:
+    async def listen(self) -> PubSubConnection:
         return await self._owner.listen()
 
     async def aclose(self) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Protocol, TypeVar
 
 from .._protocol.commands import Command, Flow
@@ -17,8 +17,28 @@ _ELSEWHERE = (
 )
 
 
+class PubSubConnection(Protocol):
+    """A redis-py asyncio connection that is connected, as far as SUBSCRIBE needs it."""
+
+    def pack_commands(self, commands: Iterable[tuple[Any, ...]], /) -> list[bytes]: ...
+
+    async def send_packed_command(self, command: Any, check_health: bool = True) -> None: ...
+
+    async def send_command(self, *args: Any, check_health: bool = True) -> None: ...
+
+    async def read_response(
+        self,
+        disable_decoding: bool = False,
+        timeout: float | None = None,  # noqa: ASYNC109 - redis-py's own signature
+        *,
+        push_request: bool | None = False,
+    ) -> Any: ...
+
+    async def disconnect(self, nowait: bool = False) -> None: ...
+
+
 class Executor(Protocol):
-    """What runs commands for a store."""
+    """Runs commands for a store."""
 
     async def run(self, command: Command[T]) -> T:
         """Runs one command.
@@ -37,10 +57,10 @@ class Executor(Protocol):
         """One executor for each server that has sessions, for what is not about one user."""
         ...
 
-    async def listen(self) -> Any:
-        """A connection of redis-py's, connected, for SUBSCRIBE: what is published for the store's keys is heard there.
+    async def listen(self) -> PubSubConnection | None:
+        """Opens a connection for SUBSCRIBE, on which messages to the store's channels arrive. The caller disconnects it.
 
-        It is the caller's, to be disconnected. None: nothing is published there.
+        None: leases do not work here.
 
         Raises:
             SessionError: the store is closed, or was used in another event loop.

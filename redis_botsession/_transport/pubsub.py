@@ -6,14 +6,14 @@ import asyncio
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Final
+from typing import Final
 
 from redis.backoff import ExponentialWithJitterBackoff
 from redis.exceptions import NoPermissionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from ..errors import SessionError
-from .executor import Executor
+from .executor import Executor, PubSubConnection
 
 logger = logging.getLogger("redis_botsession")
 
@@ -142,7 +142,7 @@ class Listener:
             await connection.disconnect(nowait=True)
         return True
 
-    async def _talk(self, connection: Any, hearing: asyncio.Task[None]) -> None:
+    async def _talk(self, connection: PubSubConnection, hearing: asyncio.Task[None]) -> None:
         """Tells the server what is watched."""
         while not self._is_closed:
             self._changed.clear()
@@ -166,7 +166,7 @@ class Listener:
                 if not self._watches:
                     return
 
-    async def _hear(self, connection: Any) -> None:
+    async def _hear(self, connection: PubSubConnection) -> None:
         """Wakes those who watch."""
         is_probing = False
         while not self._is_closed:

@@ -15,7 +15,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from .._protocol.commands import Command
 from .client import connect
 from .connection import RETIRE_ON, Connect, Dispatcher, PipelinedConnection
-from .executor import Executor, Guard
+from .executor import Executor, Guard, PubSubConnection
 from .failures import hinted
 from .options import HostPort, Options
 from .redispy import abort
@@ -75,7 +75,7 @@ class Pipelined(ABC):
     async def primaries(self) -> Sequence[Executor]: ...
 
     @abstractmethod
-    async def listen(self) -> Any: ...
+    async def listen(self) -> PubSubConnection: ...
 
     @abstractmethod
     async def aclose(self) -> None: ...
@@ -115,9 +115,10 @@ class PipelinedExecutor(Pipelined):
     async def primaries(self) -> Sequence[Executor]:
         return [self]
 
-    async def listen(self) -> Any:
+    async def listen(self) -> PubSubConnection:
         self._enter()
-        return await self._connect()
+        connection: PubSubConnection = await self._connect()
+        return connection
 
     async def aclose(self) -> None:
         self._guard.close()

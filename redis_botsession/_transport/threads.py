@@ -17,10 +17,12 @@ from weakref import WeakSet, WeakValueDictionary
 import redis
 
 from .._protocol.commands import Argument
+from .._protocol.durability import Durability
 from ..errors import SessionError
-from .client import ClientExecutor, check_encoding, no_client
+from .client import PooledExecutor, check_encoding, no_client
 from .executor import Guard
 from .failures import hinted
+from .options import MAX_CONCURRENCY
 
 T = TypeVar("T")
 
@@ -51,33 +53,23 @@ def iterate(items: AsyncIterator[T]) -> Iterator[T]:
         yield item
 
 
-class BlockingExecutor(ClientExecutor):
-    """Runs commands on a redis-py synchronous client, in any thread: at most as many at once as ``max_concurrency``.
-
-    Everything else is as in ``ClientExecutor``.
+class BlockingExecutor(PooledExecutor):
+    """Runs commands on a redis-py synchronous client, in any thread.
 
     Args:
         client: A ``redis.Redis``; ``Sentinel.master_for`` gives one, too.
-        durability: As there.
-        max_concurrency: As there.
+        durability: What each write waits for; None: nothing.
+        max_concurrency: Connections used at once; default: 32, or the size of the client's pool if that is less.
 
     Raises:
         TypeError: the client is an asynchronous one, that of a cluster, or none at all.
-        ValueError: as there.
+        ValueError: the client decodes replies, or waits for them no longer than the server waits for replicas and disks.
     """
 
-    def _ways(self, client: Any) -> tuple[Any, Any, Guard]:
-        return _Pool(client.connection_pool), _Slots(self._limit), _ThreadGuard()
-
-    async def aclose(self) -> None:
-        if self._guard.close():
-            self._slots.take_all(CLOSING)
-
-    def _check(self, client: Any) -> None:
-        name = type(client).__name__
+    def __init__(self, client: Any, durability: Durability | None = None, *, max_concurrency: int = MAX_CONCURRENCY) -> None:
         if isinstance(client, redis.asyncio.Redis | redis.asyncio.RedisCluster):
             raise TypeError(
-                f"{name} is an asynchronous client; redis_botsession.sync.SessionStore needs redis.Redis. "
+                f"{type(client).__name__} is an asynchronous client; redis_botsession.sync.SessionStore needs redis.Redis. "
                 "For asyncio there is redis_botsession.SessionStore"
             )
         if isinstance(client, redis.RedisCluster):
@@ -88,6 +80,12 @@ class BlockingExecutor(ClientExecutor):
         if not isinstance(client, redis.Redis):
             raise no_client("redis.Redis", client)
         check_encoding(client)
+        pool = client.connection_pool
+        slots = _Slots(min(max_concurrency, pool.max_connections))
+        super().__init__(client, durability, pool=_Pool(pool), slots=slots, guard=_ThreadGuard())
+
+    async def listen(self) -> None:
+        """Returns None: leases are for asyncio."""
 
 
 class Turn:
@@ -143,9 +141,9 @@ class _Slots:
         for _ in range(self._count):
             self._free.put(None)
 
-    def take_all(self, seconds: float) -> None:
-        """Waits until nobody has one, but no longer than that: a signal's handler that raises can lose one for good."""
-        deadline = time.monotonic() + seconds
+    async def take_all(self) -> None:
+        """Waits until all are free, ``CLOSING`` seconds at most: a signal's handler that raises can lose one."""
+        deadline = time.monotonic() + CLOSING
         with suppress(Empty):
             for _ in range(self._count):
                 self._free.get(timeout=max(0, deadline - time.monotonic()))
@@ -198,7 +196,7 @@ class _Pool:
 
 
 class _Connection:
-    """One of them."""
+    """A synchronous redis-py connection behind the interface of the asynchronous one."""
 
     __slots__ = ("connection",)
 
