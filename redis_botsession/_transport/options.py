@@ -71,10 +71,8 @@ class ConnectionOptions(TypedDict, total=False):
     health_check_interval: float
     ssl_ca_certs: str | None
     ssl_ca_data: str | None
-    ssl_ca_path: str | None
     ssl_certfile: str | None
     ssl_keyfile: str | None
-    ssl_password: str | None
     ssl_cert_reqs: str | VerifyMode
     ssl_check_hostname: bool
     ssl_min_version: TLSVersion | None

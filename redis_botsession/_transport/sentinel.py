@@ -23,6 +23,7 @@ from redis.exceptions import (
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from .connection import BACKOFF
+from .executor import PubSubConnection
 from .options import HostPort, Options
 from .server import PipelinedExecutor, connected
 
@@ -54,6 +55,8 @@ class SentinelExecutor(PipelinedExecutor):
             "socket_timeout": PATIENCE,
             "socket_connect_timeout": PATIENCE,
             "retry": Retry(NoBackoff(), 0),
+            # redis-py 6.2 cannot read this reply of RESP3.
+            "protocol": 2,
         }
         self._sentinels = [Redis(host=host, port=port, **theirs) for host, port in options.target.seeds]
         self._primary: HostPort | None = None
@@ -66,7 +69,7 @@ class SentinelExecutor(PipelinedExecutor):
         """The server's name in messages."""
         return f"the primary of {self._service}"
 
-    async def listen(self) -> Any:
+    async def listen(self) -> PubSubConnection:
         connection = await super().listen()
         self._listening.add(connection)
         # It may have been replaced while the connection was made.
