@@ -53,8 +53,6 @@ MAX_LOSSES = 2
 ELSEWHERE = (AskError, TryAgainError, ClusterDownError, MasterDownError, ReadOnlyError, BusyLoadingError)
 
 _MORE = object()
-# The slot of the reply to WAIT or WAITAOF.
-_PROOF = object()
 # Its own annotation is that of a tuple of one.
 _pack: Callable[[tuple[Argument, ...]], bytes] = hiredis.pack_command  # type: ignore[assignment]
 
@@ -101,6 +99,34 @@ class Call:
         self.server: Any = None
 
 
+class _Asking:
+    """The slot of the reply to ASKING, which goes before a call."""
+
+    __slots__ = ("call",)
+
+    def __init__(self, call: Call) -> None:
+        self.call = call
+
+
+class _Proof:
+    """The slot of the reply to WAIT or WAITAOF."""
+
+    __slots__ = ()
+
+
+class _Fence:
+    """The slot of the reply to a fence, which has to be the fence's own token."""
+
+    __slots__ = ("token",)
+
+    def __init__(self, token: bytes) -> None:
+        self.token = token
+
+
+#: The place of a reply that is due.
+_Slot = Call | _Asking | _Proof | _Fence
+
+
 class Pipeline:
     """The calls of one connection, and of its successors when it is lost.
 
@@ -129,9 +155,11 @@ class Pipeline:
         self._retire_on = retire_on
         self._stray = stray
         self._line: deque[Call] = deque()
-        self._sent: deque[Call | bytes | object] = deque()
+        self._sent: deque[_Slot] = deque()
         self._held: list[Call] = []
         self._replies: list[Any] = []
+        # Calls whose ASKING was refused.
+        self._not_asked: list[tuple[Call, Exception]] = []
         self._refusal: Exception | None = None
         self._fences = 0
         self._reader = _new_reader()
@@ -182,7 +210,7 @@ class Pipeline:
                 if call.is_asking:
                     # It holds for the very next command only.
                     requests.append(_ASKING)
-                    sent.append(Call(_ASKING_COMMAND, _Asked(call), call.deadline))
+                    sent.append(_Asking(call))
                 request = _pack(call.command.args)
                 requests.append(request)
                 size += len(request)
@@ -203,23 +231,28 @@ class Pipeline:
             OutOfStepError: a reply too many or too few.
             hiredis.ProtocolError: no reply at all. After either of them, the connection is to be given up.
         """
-        gets, sent = self._reader.gets, self._sent
+        gets, sent, held, replies = self._reader.gets, self._sent, self._held, self._replies
         self._reader.feed(data)
         while (reply := gets()) is not _MORE:
             if type(reply) is hiredis.PushNotification:
                 continue
             if not sent:
                 raise OutOfStepError("a reply came that no call was waiting for")
-            call = sent.popleft()
-            if type(call) is Call:
-                self._held.append(call)
-                self._replies.append(reply)
-            elif call is _PROOF:
-                self._proof = reply
-            elif reply == call:
-                self._hand_out()
-            else:
-                raise OutOfStepError("a reply too many or too few came: the fence after it was not where it should be")
+            slot = sent.popleft()
+            # By far the most, so it goes first, and not by isinstance.
+            if type(slot) is Call:
+                held.append(slot)
+                replies.append(reply)
+                continue
+            match slot:
+                case _Fence():
+                    if reply != slot.token:
+                        raise OutOfStepError("a reply too many or too few came: the fence after it was not where it should be")
+                    self._hand_out()
+                case _Proof():
+                    self._proof = reply
+                case _Asking() if isinstance(reply, Exception):
+                    self._not_asked.append((slot.call, reply))
 
     def lost(self, error: Exception) -> None:
         """The connection is gone: what does no harm goes back into the line, in its order; for the rest it is an answer."""
@@ -236,6 +269,7 @@ class Pipeline:
                 call.promise.set_exception(copy_of(error))
         self._held.clear()
         self._replies.clear()
+        self._not_asked.clear()
         self._sent.clear()
         self._line.extendleft(reversed(again))
 
@@ -292,21 +326,23 @@ class Pipeline:
 
     def _fence(self) -> bytes:
         if self._proof_request:
-            self._sent.append(_PROOF)
+            self._sent.append(_Proof())
         self._fences += 1
         token = b"fence-%d" % self._fences
-        self._sent.append(token)
+        self._sent.append(_Fence(token))
         # Not PING: a server that cannot save (MISCONF) refuses it, though it serves reads.
         return self._proof_request + _pack((b"ECHO", token))
 
     def _hand_out(self) -> None:
         refused: list[tuple[Call, Exception]] = []
         shortfall = self._durability.shortfall(self._proof) if self._durability is not None else None
+        for call, reply in self._not_asked:
+            # A refusal that leads to another server comes in reply to the call itself as well, and counts there.
+            if not isinstance(reply, ELSEWHERE) and not call.promise.done():
+                call.promise.set_exception(reply)
         for call, reply in zip(self._held, self._replies, strict=True):
             promise = call.promise
             if promise.done():
-                if type(promise) is _Asked and isinstance(reply, Exception):
-                    promise.refuse(reply)
                 continue
             if isinstance(reply, Exception):
                 refused.append((call, reply))
@@ -320,6 +356,7 @@ class Pipeline:
                 promise.set_result(reply)
         self._held.clear()
         self._replies.clear()
+        self._not_asked.clear()
         if refused:
             self._find_place(refused)
 
@@ -354,28 +391,6 @@ class Pipeline:
             error = failure
         if not call.promise.done():
             call.promise.set_exception(copy_of(error))
-
-
-class _Asked:
-    """Nobody waits for the reply to ASKING; but if it is refused, what comes after it goes in a circle."""
-
-    def __init__(self, call: Call) -> None:
-        self._call = call
-
-    def done(self) -> bool:
-        return True
-
-    def refuse(self, error: Exception) -> None:
-        # What is served elsewhere, or later: the command behind it gets the same reply.
-        if not isinstance(error, ELSEWHERE) and not self._call.promise.done():
-            self._call.promise.set_exception(error)
-
-    def set_result(self, result: Any, /) -> None: ...
-
-    def set_exception(self, exception: BaseException, /) -> None: ...
-
-
-_ASKING_COMMAND: Command[bool] = Command("asking", b"", 0, (b"ASKING",), bool, resend=True)
 
 
 def _new_reader() -> hiredis.Reader:
