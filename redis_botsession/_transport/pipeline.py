@@ -114,15 +114,8 @@ class _Proof:
     __slots__ = ()
 
 
-class _Fence:
-    """The slot of the reply to a fence, which has to be the fence's own token."""
-
-    __slots__ = ("token",)
-
-    def __init__(self, token: bytes) -> None:
-        self.token = token
-
-
+#: The token of a fence, which is in the queue for the reply to it.
+_Fence = bytes
 #: The place of a reply that is due.
 _Slot = Call | _Asking | _Proof | _Fence
 
@@ -246,7 +239,7 @@ class Pipeline:
                 continue
             match slot:
                 case _Fence():
-                    if reply != slot.token:
+                    if reply != slot:
                         raise OutOfStepError("a reply too many or too few came: the fence after it was not where it should be")
                     self._hand_out()
                 case _Proof():
@@ -329,7 +322,7 @@ class Pipeline:
             self._sent.append(_Proof())
         self._fences += 1
         token = b"fence-%d" % self._fences
-        self._sent.append(_Fence(token))
+        self._sent.append(token)
         # Not PING: a server that cannot save (MISCONF) refuses it, though it serves reads.
         return self._proof_request + _pack((b"ECHO", token))
 
