@@ -124,7 +124,7 @@ class PooledExecutor(ABC):
             await self._slots.take_all()
 
     async def _send(self, commands: Sequence[Command[Any]], requests: Sequence[tuple[Argument, ...]]) -> list[Any]:
-        """One round trip; error replies are returned. Sent once more if the connection was lost and that does no harm."""
+        """Makes one round trip; returns its replies, errors too. Resends once after a lost connection, if all may be resent."""
         may_resend = all(command.resend for command in commands)
         durability = self._durability if any(command.is_durable for command in commands) else None
         if durability is not None:
@@ -132,7 +132,7 @@ class PooledExecutor(ABC):
         pool = self._pool
         cancellations = _cancellations()
         for is_last in (False, True):
-            # Nothing has been sent while this fails: its errors are as they are.
+            # Outside of the try: if this fails, nothing was sent, and its errors reach the caller unchanged.
             connection = await pool.get_connection()
             try:
                 replies = await _exchange(connection, requests, cancellations)
@@ -183,7 +183,7 @@ class ClientExecutor(PooledExecutor):
 
 
 async def connect(connection: Any) -> None:
-    """Connects a connection of redis-py's, or leaves none."""
+    """Opens a redis-py connection; closes it if that fails."""
     try:
         await connection.connect()
     except BaseException:
@@ -203,8 +203,8 @@ async def _exchange(connection: Connection, requests: Sequence[tuple[Argument, .
             except ResponseError as error:
                 replies.append(error_of(error))
     except BaseException:
-        # Lost, cancelled, or interrupted by a signal (whose handler may raise what looks like a lost connection, TimeoutError
-        # for one): a reply may be under way, and the connection is not for others.
+        # Lost, cancelled, or interrupted by a signal (whose handler may raise an error that looks like a lost connection,
+        # TimeoutError for one): a reply may still arrive, so the connection must not be used again.
         await connection.disconnect(nowait=True)
         raise
     if any(isinstance(reply, ReadOnlyError) for reply in replies):
@@ -223,7 +223,7 @@ def _proven(durability: Durability, commands: Sequence[Command[Any]], replies: l
 
 
 def _cancellations() -> int:
-    """How often this task has been asked to cancel."""
+    """Returns how many cancellations of this task were requested; 0 without a task."""
     if asyncio._get_running_loop() is None:
         return 0
     task = asyncio.current_task()
@@ -238,7 +238,7 @@ def _raise_if_cancelled(before: int) -> None:
 
 
 def _is_reply(error: Exception) -> bool:
-    """Whether the server said it (LOADING, NOAUTH): redis-py makes subclasses of its ConnectionError of these replies."""
+    """Returns whether a ConnectionError is a reply (LOADING, NOAUTH): redis-py has subclasses for these."""
     return isinstance(error, RedisConnectionError) and type(error) is not RedisConnectionError
 
 
@@ -252,7 +252,7 @@ def check_encoding(client: Any) -> None:
 
 
 def no_client(wanted: str, given: Any) -> TypeError:
-    """What is raised for something that is no client of the kind that is wanted."""
+    """Returns the error for an argument that is not a client of the wanted kind."""
     if isinstance(given, str | bytes):
         return TypeError("SessionStore takes a client; for a URL use SessionStore.from_url")
     return TypeError(f"SessionStore needs a {wanted}, not {type(given).__name__}")

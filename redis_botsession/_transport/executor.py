@@ -1,4 +1,4 @@
-"""What runs commands for a store: the protocol of executors, and the guard that keeps a store to one event loop."""
+"""The protocol of executors, which run commands for a store, and the guard that keeps a store to one event loop."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Executor(Protocol):
 
         Raises:
             OutcomeUnknown: the connection was lost, and the command must not be sent twice.
-            redis.exceptions.RedisError: what the server or the client says.
+            redis.exceptions.RedisError: the server refuses, or cannot be reached.
         """
         ...
 
@@ -54,7 +54,7 @@ class Executor(Protocol):
         ...
 
     async def primaries(self) -> Sequence[Executor]:
-        """One executor for each server that has sessions, for what is not about one user."""
+        """Returns one executor for each server with sessions, for commands that are not about one user."""
         ...
 
     async def listen(self) -> PubSubConnection | None:
@@ -69,12 +69,12 @@ class Executor(Protocol):
         ...
 
     async def aclose(self) -> None:
-        """Finishes what is in flight, refuses what comes after."""
+        """Finishes the calls in flight, and refuses later ones."""
         ...
 
 
 async def run_flow(executor: Executor, flow: Flow[T]) -> T:
-    """Runs what takes several round trips to its end."""
+    """Runs a flow, which takes several round trips, to its end."""
     results: list[Any] | None = None
     while True:
         try:
@@ -86,12 +86,12 @@ async def run_flow(executor: Executor, flow: Flow[T]) -> T:
 
 
 class Guard:
-    """Keeps a store to one event loop, and closed once it is closed.
+    """Keeps a store to one event loop, and keeps it closed once it is closed.
 
-    Its futures belong to the loop they were made in, and the sockets of a process are not for its forks.
+    Futures belong to the loop in which they were made; sockets must not be shared with a forked process.
 
     Attributes:
-        loop: Where the store may be used without another look: its event loop, while it is open.
+        loop: The event loop in which the store may be used without calling ``enter``; None while it is closed.
     """
 
     def __init__(self) -> None:
@@ -100,12 +100,12 @@ class Guard:
         self._is_closed = False
 
     def enter(self) -> bool:
-        """To be called before each use where the running loop is not ``loop``; gives whether this is the first use.
+        """Must be called before each use in another loop than ``loop``; returns whether this is the first use.
 
         Raises:
             SessionError: the store is closed, or was used in another event loop or process.
         """
-        # Without raising: asyncio takes the loop away from the child of a fork.
+        # get_running_loop() would raise in a forked process, where asyncio has no running loop.
         running = asyncio._get_running_loop()
         if self._home is not None and self._home is not running:
             raise SessionError(_ELSEWHERE)
@@ -116,7 +116,7 @@ class Guard:
         return is_first
 
     def close(self) -> bool:
-        """Lets nothing in any more; gives whether it did until now.
+        """Refuses all later uses; returns whether the store was open.
 
         Raises:
             SessionError: the store was used in another event loop or process.

@@ -40,19 +40,19 @@ THREADS_CLASSES: Final[Mapping[type, Callable[..., Any]]] = {
 }
 _TRUE: Final = frozenset({"1", "true", "yes", "on"})
 
-_MANY = re.compile(r"(?P<scheme>rediss?)\+(?P<kind>cluster|sentinel)://(?P<rest>.*)", re.DOTALL)
-# An @ behind the hosts ends a password with a / or ? in it: what is before that is no host, and is not to be shown as one.
-_REST = re.compile(r"(?:(?P<user>[^/?#]*)@)?(?P<hosts>[^/?#@]*)(?P<path>/[^?#@]*)?(?P<query>\?[^#@]*)?")
-_UNIX = re.compile(r"[^/?#]*@/[^?#@]+(\?[^#@]*)?|/[^?#]+(\?[^#]*)?")
-_DATABASE = re.compile(r"/?|/[0-9]+/?")
-_UNKNOWN = re.compile(r"unexpected keyword argument '(\w+)'")
-_HOSTS = re.compile(r"(\[[^][]+\](:[^][:,]*)?|[^][,]*)(,(\[[^][]+\](:[^][:,]*)?|[^][,]*))*")
+_MANY: Final = re.compile(r"(?P<scheme>rediss?)\+(?P<kind>cluster|sentinel)://(?P<rest>.*)", re.DOTALL)
+# An @ behind the hosts means a password with a / or ? in it: the text before it is no host, and must not be shown as one.
+_REST: Final = re.compile(r"(?:(?P<user>[^/?#]*)@)?(?P<hosts>[^/?#@]*)(?P<path>/[^?#@]*)?(?P<query>\?[^#@]*)?")
+_UNIX: Final = re.compile(r"[^/?#]*@/[^?#@]+(\?[^#@]*)?|/[^?#]+(\?[^#]*)?")
+_DATABASE: Final = re.compile(r"/?|/[0-9]+/?")
+_UNKNOWN: Final = re.compile(r"unexpected keyword argument '(\w+)'")
+_HOSTS: Final = re.compile(r"(\[[^][]+\](:[^][:,]*)?|[^][,]*)(,(\[[^][]+\](:[^][:,]*)?|[^][,]*))*")
 _LAST_PORT: Final = 65535
 _ENCODING: Final = (
     "something special is not percent-encoded in a user, password or option: "
     "/ as %2F, ? as %3F, # as %23, @ as %40, : as %3A, [ as %5B"
 )
-_PORTS = {"cluster": 6379, "sentinel": 26379}
+_PORTS: Final = {"cluster": 6379, "sentinel": 26379}
 
 
 class ConnectionOptions(TypedDict, total=False):
@@ -104,13 +104,13 @@ class StoreOptions(SyncStoreOptions, total=False):
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Where a URL leads to.
+    """The content of a URL.
 
     Attributes:
         kind: ``"server"``, ``"cluster"`` or ``"sentinel"``.
         options: For redis-py's connections, with their ``connection_class``; ``host`` and ``port`` for a server only.
-        seeds: Nodes of the cluster, or the sentinels: those to ask first.
-        service: The name of the primary that sentinels look after.
+        seeds: Hosts and ports of some nodes of the cluster, or of the sentinels.
+        service: The name under which sentinels know the primary.
     """
 
     kind: str
@@ -325,15 +325,15 @@ _NOT_IN_URLS: Final = frozenset({"prefix", "ttl", "codec", "max_bytes"})
 
 
 def read_url(url: str) -> Target:
-    """Reads ``redis://``, ``rediss://``, ``unix://``, ``redis+cluster://``, ``redis+sentinel://`` and both with ``rediss``.
+    """Parses ``redis://``, ``rediss://``, ``unix://``, ``redis+cluster://``, ``redis+sentinel://`` and both with ``rediss``.
 
     Raises:
         TypeError: not a ``str``.
-        ValueError: not such a URL.
+        ValueError: not one of these URLs.
     """
     if not isinstance(url, str):
         raise TypeError(f"a Redis URL must be str, not {type(url).__name__}")
-    # As redis-py does with the end of a line from a file; here it would become part of a service's name.
+    # As redis-py does with a newline at the end; here it would become part of a service's name.
     url = url.strip()
     many = _MANY.fullmatch(url)
     if many is None:
@@ -365,7 +365,7 @@ def read_url(url: str) -> Target:
 
 
 def checked(kind: Callable[..., Any], options: Mapping[str, Any]) -> Any:
-    """A connection of redis-py's with these options, not connected: says now what it does not take.
+    """Makes a redis-py connection with these options, without connecting, to check them.
 
     Raises:
         TypeError: an option that does not exist.
@@ -394,7 +394,7 @@ def _options(url: str) -> dict[str, Any]:
             options["protocol"] = int(protocol)
         else:
             error = "Invalid value for 'protocol' in connection URL."
-    # Outside of the except: what urllib says has a piece of the URL in it, and would stay as the context of ours.
+    # Outside of the except clause: urllib's message has a piece of the URL in it, and would remain as the context.
     if error is None:
         _check(url)
         return options
@@ -407,7 +407,7 @@ def _options(url: str) -> dict[str, Any]:
 
 
 def _check(url: str) -> None:
-    """Refuses what redis-py would read as something else than what was meant."""
+    """Refuses a URL that redis-py would misread."""
     scheme, _, rest = url.partition(":")
     if scheme.lower() == "unix":
         if not _UNIX.fullmatch(rest.removeprefix("//")):
