@@ -2,6 +2,7 @@
 # make test    all tests, on every server
 # make docs    the documentation site, in build/docs
 # make check   what CI runs: lint, types, docs, tests, the built wheel
+# make check-versions   tests on each Python here, and with the lowest releases that pyproject.toml allows
 # make soak    a million calls under faults (some minutes)
 # make bench   compares with other ways to keep sessions (ARGS="--quick" for a look)
 PYTHON ?= python3
@@ -9,7 +10,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 ARGS ?=
 
-.PHONY: demo test check soak bench lint format types docs wheel clean
+.PHONY: demo test check check-versions soak bench lint format types docs wheel clean
 
 demo: $(VENV)/.installed-demo
 	@$(BIN)/botsession demo $(ARGS) || [ $$? -eq 130 ] # Ctrl-C is how it is left
@@ -18,6 +19,9 @@ test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest $(ARGS)
 
 check: lint types docs test wheel
+
+check-versions: $(VENV)/.installed-dev
+	$(BIN)/python -m tests.check_versions $(ARGS)
 
 soak: $(VENV)/.installed-dev
 	SOAK_OPERATIONS=$${SOAK_OPERATIONS:-1000000} $(BIN)/python -m pytest tests/faults/test_soak.py $(ARGS)
@@ -44,7 +48,7 @@ wheel: $(VENV)/.installed-dev
 	$(BIN)/python -m tests.check_wheel
 
 clean:
-	rm -rf $(VENV) $(VENV)-bench build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-bench $(VENV)-versions build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 $(VENV)/bin/python $(VENV)-bench/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \

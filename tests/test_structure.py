@@ -31,6 +31,8 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "_transport": (
         "executor",
         "options",
+        "redispy",
+        "failures",
         "pubsub",
         "client",
         "threads",
@@ -251,3 +253,14 @@ def test_rules_of_the_scripts(path: Path) -> None:
     assert "cjson" not in text
     assert "cmsgpack" not in text
     assert not re.search(r"redis\.call\('(KEYS|SCAN|FLUSH\w*)'", text)
+
+
+def test_structure_private_redispy_is_used_in_one_file_only() -> None:
+    private = {"_reader", "_writer", "_parser", "_buffer", "nodes_manager", "startup_nodes", "_sock"}
+    for path in sorted(PACKAGE.rglob("*.py")):
+        if path == PACKAGE / "_transport" / "redispy.py":
+            continue
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.Attribute) and node.attr in private:
+                is_own = isinstance(node.value, ast.Name) and node.value.id == "self"
+                assert is_own, f"{path.relative_to(PACKAGE)}:{node.lineno} uses {node.attr}: that is for _transport/redispy.py"

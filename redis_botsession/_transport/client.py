@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any, TypeVar
+from types import TracebackType
+from typing import Any, Protocol, TypeVar
 
 import redis
 import redis.asyncio
@@ -15,39 +17,82 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from .._protocol.commands import Argument, Command, outcome_unknown
 from .._protocol.durability import Durability, unproven
 from .._protocol.replies import error_of
-from .executor import Executor, Guard
+from .executor import Executor, Guard, PubSubConnection
 from .options import MAX_CONCURRENCY
 
 T = TypeVar("T")
 
 
-class ClientExecutor:
-    """Runs commands on a redis-py asyncio client.
+class Connection(Protocol):
+    """A redis-py connection, for asyncio or behind the same interface."""
+
+    def pack_commands(self, requests: Sequence[tuple[Argument, ...]], /) -> Any: ...
+
+    async def send_packed_command(self, packed: Any, /) -> None: ...
+
+    async def read_response(self, *, disable_decoding: bool) -> Any: ...
+
+    async def disconnect(self, *, nowait: bool = False) -> None: ...
+
+
+class Pool(Protocol):
+    """A pool of connections."""
+
+    async def get_connection(self) -> Any: ...
+
+    async def release(self, connection: Any, /) -> None: ...
+
+
+class Slots(Protocol):
+    """Bounds how many connections are used at once: each round trip holds one slot."""
+
+    async def __aenter__(self) -> None: ...
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None, /
+    ) -> None: ...
+
+    async def take_all(self) -> None:
+        """Waits until all slots are free, and keeps them."""
+        ...
+
+
+class TaskSlots(asyncio.Semaphore):
+    """The slots of a store on asyncio."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__(count)
+        self._count = count
+
+    async def take_all(self) -> None:
+        for _ in range(self._count):
+            await self.acquire()
+
+
+class PooledExecutor(ABC):
+    """Runs commands on the connections of a redis-py client.
 
     The client is used for what it knows (addresses, TLS, AUTH, database, its connections), not for its ``execute_command``:
     that sends a command again, by default ten times, when a connection is lost, and a write may then be applied ten times.
 
-    Callers beyond ``max_concurrency`` wait for their turn, in order; they get no "Too many connections".
-
     Args:
-        client: A ``redis.asyncio.Redis`` (``Sentinel.master_for`` gives one, too) or fakeredis's ``FakeAsyncRedis``.
-        durability: What has to vouch for each write; None: nothing.
-        max_concurrency: Connections used at once; default: 32, or what the client's pool has if that is less.
+        client: A client that has been checked.
+        durability: What each write waits for; None: nothing.
+        pool: Where its connections come from.
+        slots: As many as connections may be used at once. Callers beyond wait in order; none gets "Too many connections".
+        guard: Where the store may be used.
 
     Raises:
-        TypeError: the client is a synchronous one, or none at all.
-        ValueError: the client decodes replies, or waits for them no longer than the server waits for replicas and disks.
+        ValueError: the client waits for replies no longer than the server waits for replicas and disks.
     """
 
-    def __init__(self, client: Any, durability: Durability | None = None, *, max_concurrency: int = MAX_CONCURRENCY) -> None:
-        self._check(client)
+    def __init__(self, client: Any, durability: Durability | None, *, pool: Pool, slots: Slots, guard: Guard) -> None:
         silence = client.connection_pool.connection_kwargs.get("socket_timeout")
         if durability is not None and silence is not None:
             durability.check_within(silence)
         self._client = client
         self._durability = durability
-        self._limit = min(max_concurrency, client.connection_pool.max_connections)
-        self._pool, self._slots, self._guard = self._ways(client)
+        self._pool, self._slots, self._guard = pool, slots, guard
 
     async def run(self, command: Command[T]) -> T:
         (result,) = await self.run_many((command,))
@@ -71,21 +116,15 @@ class ClientExecutor:
     async def primaries(self) -> Sequence[Executor]:
         return [self]
 
-    async def listen(self) -> Any:
-        self._guard.enter()
-        # None of the pool's: it would be missing there.
-        connection = self._client.connection_pool.make_connection()
-        await connect(connection)
-        return connection
+    @abstractmethod
+    async def listen(self) -> PubSubConnection | None: ...
 
     async def aclose(self) -> None:
-        if not self._guard.close():
-            return
-        for _ in range(self._limit):
-            await self._slots.acquire()
+        if self._guard.close():
+            await self._slots.take_all()
 
     async def _send(self, commands: Sequence[Command[Any]], requests: Sequence[tuple[Argument, ...]]) -> list[Any]:
-        """One round trip; error replies are returned. Sent once more if the connection was lost and that does no harm."""
+        """Makes one round trip; returns its replies, errors too. Resends once after a lost connection, if all may be resent."""
         may_resend = all(command.resend for command in commands)
         durability = self._durability if any(command.is_durable for command in commands) else None
         if durability is not None:
@@ -93,7 +132,7 @@ class ClientExecutor:
         pool = self._pool
         cancellations = _cancellations()
         for is_last in (False, True):
-            # Nothing has been sent while this fails: its errors are as they are.
+            # Outside of the try: if this fails, nothing was sent, and its errors reach the caller unchanged.
             connection = await pool.get_connection()
             try:
                 replies = await _exchange(connection, requests, cancellations)
@@ -109,25 +148,42 @@ class ClientExecutor:
                 await pool.release(connection)
         raise AssertionError("unreachable")
 
-    def _ways(self, client: Any) -> tuple[Any, Any, Guard]:
-        """The pool of connections, the semaphore that bounds how many are used, and what says where the store may be used."""
-        return client.connection_pool, asyncio.Semaphore(self._limit), Guard()
 
-    def _check(self, client: Any) -> None:
-        """Raises what the class raises."""
-        name = type(client).__name__
+class ClientExecutor(PooledExecutor):
+    """Runs commands on a redis-py asyncio client.
+
+    Args:
+        client: A ``redis.asyncio.Redis`` (``Sentinel.master_for`` gives one, too) or fakeredis's ``FakeAsyncRedis``.
+        durability: What each write waits for; None: nothing.
+        max_concurrency: Connections used at once; default: 32, or the size of the client's pool if that is less.
+
+    Raises:
+        TypeError: the client is a synchronous one, or none at all.
+        ValueError: the client decodes replies, or waits for them no longer than the server waits for replicas and disks.
+    """
+
+    def __init__(self, client: Any, durability: Durability | None = None, *, max_concurrency: int = MAX_CONCURRENCY) -> None:
         if isinstance(client, redis.Redis | redis.RedisCluster):
             raise TypeError(
-                f"{name} is a synchronous client; SessionStore needs redis.asyncio.Redis (or SessionStore.from_url). "
-                "For synchronous code there is redis_botsession.sync.SessionStore"
+                f"{type(client).__name__} is a synchronous client; SessionStore needs redis.asyncio.Redis (or "
+                "SessionStore.from_url). For synchronous code there is redis_botsession.sync.SessionStore"
             )
         if not isinstance(client, redis.asyncio.Redis):
             raise no_client("redis.asyncio.Redis", client)
         check_encoding(client)
+        slots = TaskSlots(min(max_concurrency, client.connection_pool.max_connections))
+        super().__init__(client, durability, pool=client.connection_pool, slots=slots, guard=Guard())
+
+    async def listen(self) -> PubSubConnection:
+        self._guard.enter()
+        # Not one from the pool: it would be missing there.
+        connection: PubSubConnection = self._client.connection_pool.make_connection()
+        await connect(connection)
+        return connection
 
 
 async def connect(connection: Any) -> None:
-    """Connects a connection of redis-py's, or leaves none."""
+    """Opens a redis-py connection; closes it if that fails."""
     try:
         await connection.connect()
     except BaseException:
@@ -135,7 +191,7 @@ async def connect(connection: Any) -> None:
         raise
 
 
-async def _exchange(connection: Any, requests: Sequence[tuple[Argument, ...]], cancellations: int) -> list[Any]:
+async def _exchange(connection: Connection, requests: Sequence[tuple[Argument, ...]], cancellations: int) -> list[Any]:
     replies: list[Any] = []
     try:
         _raise_if_cancelled(cancellations)
@@ -147,8 +203,8 @@ async def _exchange(connection: Any, requests: Sequence[tuple[Argument, ...]], c
             except ResponseError as error:
                 replies.append(error_of(error))
     except BaseException:
-        # Lost, cancelled, or interrupted by a signal (whose handler may raise what looks like a lost connection, TimeoutError
-        # for one): a reply may be under way, and the connection is not for others.
+        # Lost, cancelled, or interrupted by a signal (whose handler may raise an error that looks like a lost connection,
+        # TimeoutError for one): a reply may still arrive, so the connection must not be used again.
         await connection.disconnect(nowait=True)
         raise
     if any(isinstance(reply, ReadOnlyError) for reply in replies):
@@ -167,7 +223,7 @@ def _proven(durability: Durability, commands: Sequence[Command[Any]], replies: l
 
 
 def _cancellations() -> int:
-    """How often this task has been asked to cancel."""
+    """Returns how many cancellations of this task were requested; 0 without a task."""
     if asyncio._get_running_loop() is None:
         return 0
     task = asyncio.current_task()
@@ -182,7 +238,7 @@ def _raise_if_cancelled(before: int) -> None:
 
 
 def _is_reply(error: Exception) -> bool:
-    """Whether the server said it (LOADING, NOAUTH): redis-py makes subclasses of its ConnectionError of these replies."""
+    """Returns whether a ConnectionError is a reply (LOADING, NOAUTH): redis-py has subclasses for these."""
     return isinstance(error, RedisConnectionError) and type(error) is not RedisConnectionError
 
 
@@ -196,7 +252,7 @@ def check_encoding(client: Any) -> None:
 
 
 def no_client(wanted: str, given: Any) -> TypeError:
-    """What is raised for something that is no client of the kind that is wanted."""
+    """Returns the error for an argument that is not a client of the wanted kind."""
     if isinstance(given, str | bytes):
         return TypeError("SessionStore takes a client; for a URL use SessionStore.from_url")
     return TypeError(f"SessionStore needs a {wanted}, not {type(given).__name__}")

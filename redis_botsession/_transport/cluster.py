@@ -11,7 +11,7 @@ import random
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
-from typing import Any, Self, TypeVar
+from typing import Any, Final, Self, TypeVar
 
 from redis.asyncio import RedisCluster
 from redis.backoff import ExponentialWithJitterBackoff
@@ -20,49 +20,50 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from .._protocol.commands import Command
-from .executor import Executor
-from .link import is_final
+from .executor import Executor, PubSubConnection
+from .failures import is_final
 from .options import HostPort, Options, StoreOptions, Target
 from .pipeline import Call, copy_of
-from .server import Lanes, Pipelined, connected
+from .redispy import cluster_settings
+from .server import Pipelined, ServerConnections, connected
 from .slot_map import SLOTS, SlotRange, parse_slots
 
-logger = logging.getLogger("redis_botsession")
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-#: Seconds before a call is tried again that no server would take.
-BACKOFF = ExponentialWithJitterBackoff(base=0.01, cap=0.25)
-#: Seconds between two looks at the map of slots, at least.
-PAUSE = 0.1
-#: Seconds that a node gets to tell its map before another one is asked as well.
-PATIENCE = 0.3
-#: How often MOVED is followed at once; then there is a pause before each time.
-FAST_DETOURS = 4
+#: Seconds before a call that no node serves is sent again.
+REROUTE_DELAYS: Final = ExponentialWithJitterBackoff(base=0.01, cap=0.25)
+#: Least seconds between two requests for the slot map.
+LOOK_INTERVAL: Final = 0.1
+#: Seconds without a reply after which the next node is asked for the slot map as well.
+NEXT_NODE_AFTER: Final = 0.3
+#: How often a call follows MOVED without a pause.
+FAST_DETOURS: Final = 4
 
 
 class _Node:
-    """A primary, and what calls need to be sent there."""
+    """A primary and the connections to it."""
 
     def __init__(self, owner: ClusterExecutor, options: Options, address: HostPort) -> None:
         host, port = address
         self.address = address
         connect = partial(connected, options, host=host, port=port)
-        self.lanes = Lanes(options, connect, f"{host}:{port}", dispatcher=owner)
+        self.connections = ServerConnections(options, connect, f"{host}:{port}", dispatcher=owner)
 
     @property
     def is_stuck(self) -> bool:
-        return any(connection.is_stuck for connection in self.lanes.all)
+        return any(connection.is_stuck for connection in self.connections.all)
 
     async def aclose(self, *, wait: bool = True) -> None:
-        await asyncio.gather(*(connection.aclose(wait=wait) for connection in self.lanes.all))
+        await asyncio.gather(*(connection.aclose(wait=wait) for connection in self.connections.all))
 
 
 class ClusterExecutor(Pipelined):
     """Runs commands on the primaries of a Redis Cluster, over pipelined connections to each.
 
     A call that a node does not serve (``MOVED``, ``ASK``, ``TRYAGAIN``, ``CLUSTERDOWN``, a node that cannot be reached) was not
-    run there: it goes on its way to another one, until its deadline.
+    run there: it is sent to another node, until its deadline.
 
     Args:
         options: Those of the store; its URL names some nodes.
@@ -81,56 +82,52 @@ class ClusterExecutor(Pipelined):
         self._looking: asyncio.Task[None] | None = None
         self._closing: set[asyncio.Task[None]] = set()
         self._is_look_due = False
-        # Why there is no map, and whether it helps nobody to wait for one.
+        # Why there is no slot map, and whether waiting for one is useless.
         self._trouble: Exception | None = None
         self._is_hopeless = False
         self._is_closed = False
 
     @classmethod
     def from_client(cls, client: RedisCluster, given: StoreOptions) -> Self:
-        """An executor with connections of its own to the cluster of a client, made as that makes its own.
+        """Makes an executor with connections of its own to the cluster of a client.
 
-        The client's are not used: its redirection sends ``ASKING`` and the command over two connections of its pool.
+        The client's own are not used: its redirection sends ``ASKING`` and the command over two connections of its pool.
 
         Args:
             client: Its nodes, credentials, TLS and timeouts are taken over.
-            given: Options of the store; what the client says wins.
+            given: Options of the store; the client's own win.
 
         Raises:
             ValueError: a client with ``decode_responses=True``.
         """
-        ours = {"response_callbacks", "himport_registry", "max_connections", "redis_connect_func", "event_dispatcher"}
-        ours |= {"maint_notifications_config", "oss_cluster_maint_notifications_handler"}
-        theirs = {name: value for name, value in client.connection_kwargs.items() if name not in ours and value is not None}
-        nodes = client.nodes_manager
-        seeds = tuple((node.host, int(node.port)) for node in nodes.startup_nodes.values())
-        return cls(Options.of(Target("cluster", theirs, seeds), {**given, "address_remap": nodes.address_remap}))
+        options, seeds, remap = cluster_settings(client)
+        return cls(Options.of(Target("cluster", options, seeds), {**given, "address_remap": remap}))
 
     async def primaries(self) -> Sequence[Executor]:
-        """One executor for each primary.
+        """Returns one executor for each primary.
 
         Raises:
-            redis.exceptions.RedisError: there are not primaries for all slots, or no node tells of them.
+            redis.exceptions.RedisError: some slots have no primary, or no node replies with the slot map.
         """
         self._enter()
-        # Where nobody answers, the map that there is has to do.
+        # If no node replies, the known map is used.
         with suppress(TimeoutError):
             async with asyncio.timeout(self._options.timeout):
                 await self._look_once()
                 while None in self._slots and not self._is_hopeless:
-                    await asyncio.sleep(PAUSE)
+                    await asyncio.sleep(LOOK_INTERVAL)
                     await self._look_once()
         if None in self._slots:
             raise copy_of(self._trouble or self._unserved(self._slots.index(None)))
         return [_OnNode(self, node.address) for node in dict.fromkeys(self._slots) if node is not None]
 
-    async def listen(self) -> Any:
-        """Leads to any node: what is published goes to all of them."""
+    async def listen(self) -> PubSubConnection:
+        """Connects to any node: a cluster forwards published messages to all nodes."""
         self._enter()
         trouble: Exception = RedisConnectionError("this cluster has no nodes")
         for host, port in random.sample(list(self._known), len(self._known)):
             try:
-                connection = await connected(self._options, host=host, port=port)
+                connection: PubSubConnection = await connected(self._options, host=host, port=port)
             except (RedisConnectionError, RedisTimeoutError, OSError) as error:
                 trouble = error
             else:
@@ -164,11 +161,11 @@ class ClusterExecutor(Pipelined):
             self._enter()
         node = self._slots[command.slot]
         if node is not None:
-            return node.lanes.of(command).call(command)
+            return node.connections.of(command).call(command)
         return self._submit(Call(command, self._loop.create_future(), self._deadline()))
 
     def on_node(self, command: Command[Any], address: HostPort) -> asyncio.Future[Any]:
-        """Sends a command that is about one node."""
+        """Sends a command to one node."""
         self._enter()
         call = Call(command, self._loop.create_future(), self._deadline())
         call.server = address
@@ -186,7 +183,7 @@ class ClusterExecutor(Pipelined):
         slot = call.command.slot
         node = self._slots[slot] if call.server is None else self._nodes.get(call.server)
         if node is not None:
-            node.lanes.of(call.command).submit(call)
+            node.connections.of(call.command).submit(call)
             return
         if call.server is not None:
             _tell(call, RedisConnectionError("{}:{} is no primary of this cluster any more; scan again".format(*call.server)))
@@ -195,7 +192,7 @@ class ClusterExecutor(Pipelined):
         self._hold(call, self._trouble or self._unserved(slot))
 
     def stray(self, call: Call, error: Exception) -> None:
-        """Takes a call that a node does not serve, or that it has not got when it was left."""
+        """Reroutes a call that a node does not serve, or that was not sent to it before it was left."""
         if self._is_closed:
             _tell(call, error)
             return
@@ -206,29 +203,29 @@ class ClusterExecutor(Pipelined):
             self._slots[call.command.slot] = node
             self._look()
             if node is not None and call.detours <= FAST_DETOURS:
-                node.lanes.of(call.command).submit(call)
+                node.connections.of(call.command).submit(call)
                 return
         elif node is not None:
-            # ASK, always at once: where servers send a call in a circle, there is a MOVED or TRYAGAIN in it.
+            # ASK is followed at once. It cannot loop: each circle of redirections has a MOVED or TRYAGAIN, which pause.
             call.is_asking = True
-            node.lanes.of(call.command).submit(call)
+            node.connections.of(call.command).submit(call)
             return
         elif not isinstance(error, TryAgainError):
             self._look()
         self._hold(call, error)
 
     def troubled(self, error: Exception) -> None:
-        """A connection was lost, or cannot be made: its node may not be the primary of its slots for long."""
+        """Requests the slot map: a node without connection may lose its slots."""
         if not self._is_closed:
             self._look()
 
     def _hold(self, call: Call, error: Exception) -> None:
-        """Tries again after a pause."""
+        """Routes a call again after a pause."""
         left = call.deadline - self._loop.time()
         if left <= 0 or self._is_hopeless:
             _tell(call, error)
             return
-        pause = min(BACKOFF.compute(min(call.detours, 16)), left)
+        pause = min(REROUTE_DELAYS.compute(min(call.detours, 16)), left)
         self._waiting[call] = self._loop.call_later(pause, self._retry, call), error
 
     def _retry(self, call: Call) -> None:
@@ -243,9 +240,9 @@ class ClusterExecutor(Pipelined):
 
     def _pending(self) -> list[asyncio.Future[Any]]:
         held: list[Any] = [call.promise for call in self._waiting if not call.promise.done()]
-        return held + [promise for node in self._nodes.values() for lane in node.lanes.all for promise in lane.pending()]
+        return held + [promise for node in self._nodes.values() for each in node.connections.all for promise in each.pending()]
 
-    # --- who serves what
+    # --- the slot map
 
     def _enter(self) -> None:
         if self._guard.enter():
@@ -258,15 +255,15 @@ class ClusterExecutor(Pipelined):
         return node
 
     def _node_named(self, error: AskError) -> _Node | None:
-        """The node that a redirection names; None if it cannot be told."""
+        """Returns the node that a redirection names; None if the name is ambiguous."""
         if error.host and error.host != "?":
             return self._node(self._remap(error.node_addr))
-        # One that does not know how clients reach it tells the port only, and means the host that was asked.
+        # A node that does not know how clients reach it names the port only, and means the host that was asked.
         known = [address for address in self._known if address[1] == error.port]
         return self._node(known[0]) if len(known) == 1 else None
 
     def _look(self) -> None:
-        """Has the map looked at soon."""
+        """Starts requesting the slot map, unless that is under way."""
         self._is_look_due = True
         if self._looking is None:
             self._looking = self._loop.create_task(self._keep_looking())
@@ -276,17 +273,17 @@ class ClusterExecutor(Pipelined):
         self._looking = None
 
     async def _keep_looking(self) -> None:
-        """Until nobody asks for it, and no call waits for a node that does not answer."""
+        """Requests the slot map until no request is due and no call waits for a node that does not answer."""
         while self._is_look_due or any(node.is_stuck for node in self._nodes.values()):
             self._is_look_due = False
             await self._look_once()
-            await asyncio.sleep(PAUSE)
+            await asyncio.sleep(LOOK_INTERVAL)
 
     async def _look_once(self) -> None:
-        """Asks one node after the other, the next one also while the last one has not answered yet."""
+        """Asks one node after the other for the slot map; the next one also if the last one is slow."""
         known = list(self._known)
         random.shuffle(known)
-        # Those that answer first.
+        # Nodes that answer go first.
         known.sort(key=lambda address: address in self._nodes and self._nodes[address].is_stuck)
         left = [*known, *(seed for seed in self._seeds if seed not in self._known)]
         asking: set[asyncio.Task[list[SlotRange]]] = set()
@@ -295,7 +292,7 @@ class ClusterExecutor(Pipelined):
             while left or asking:
                 if left:
                     asking.add(self._loop.create_task(self._ask(left.pop(0))))
-                patience = PATIENCE if left else None
+                patience = NEXT_NODE_AFTER if left else None
                 done, asking = await asyncio.wait(asking, timeout=patience, return_when=asyncio.FIRST_COMPLETED)
                 for task in done:
                     if (error := task.exception()) is not None:
@@ -333,7 +330,7 @@ class ClusterExecutor(Pipelined):
         primaries = {primary for _, _, primary, _ in ranges}
         for address in [address for address in self._nodes if address not in primaries]:
             node = self._nodes.pop(address)
-            for connection in node.lanes.all:
+            for connection in node.connections.all:
                 connection.leave(RedisConnectionError(f"{address[0]}:{address[1]} serves no slots any more"), at_once=False)
             closing = self._loop.create_task(node.aclose())
             self._closing.add(closing)
@@ -348,11 +345,11 @@ class ClusterExecutor(Pipelined):
         if any(self._slots):
             return ClusterDownError(f"no node serves slot {slot}")
         seeds = ", ".join(f"{host}:{port}" for host, port in self._seeds)
-        return RedisTimeoutError(f"no node of the cluster at {seeds} has told its map of slots yet")
+        return RedisTimeoutError(f"no node of the cluster at {seeds} has replied with its slot map yet")
 
     def _fail(self) -> None:
-        """No map will be had: that is the answer to those who wait for it."""
-        assert self._trouble is not None  # noqa: S101 - for mypy: that is why
+        """Ends the calls that wait for a slot map, since no node will give one."""
+        assert self._trouble is not None  # noqa: S101 - for mypy: the caller has set it
         for call, (timer, _) in list(self._waiting.items()):
             if self._slots[call.command.slot] is None:
                 timer.cancel()
@@ -361,7 +358,7 @@ class ClusterExecutor(Pipelined):
 
 
 class _OnNode:
-    """Runs commands on one node."""
+    """Runs commands on one node of a cluster."""
 
     def __init__(self, owner: ClusterExecutor, address: HostPort) -> None:
         self._owner = owner
@@ -376,11 +373,11 @@ class _OnNode:
     async def primaries(self) -> Sequence[Executor]:
         return [self]
 
-    async def listen(self) -> Any:
+    async def listen(self) -> PubSubConnection:
         return await self._owner.listen()
 
     async def aclose(self) -> None:
-        """Its connections are its owner's."""
+        """Does nothing: the connections belong to the cluster's executor."""
 
 
 def _tell(call: Call, error: Exception) -> None:
@@ -389,10 +386,12 @@ def _tell(call: Call, error: Exception) -> None:
 
 
 def _explained(error: BaseException) -> Exception:
-    # A builtin TimeoutError says nothing.
-    return error if isinstance(error, Exception) and str(error) else RedisTimeoutError("no node told its map of slots in time")
+    # A builtin TimeoutError has no message.
+    return (
+        error if isinstance(error, Exception) and str(error) else RedisTimeoutError("no node replied with its slot map in time")
+    )
 
 
 def _is_hopeless(error: Exception) -> bool:
-    """Whether a node will never tell its map: a wrong password, no permission, no cluster; or it cannot be read."""
+    """Returns whether a node will never give its slot map: a wrong password, no permission, no cluster, a strange reply."""
     return is_final(error) or not isinstance(error, (RedisConnectionError, RedisTimeoutError, OSError))

@@ -1,6 +1,16 @@
-"""A pipelined connection on asyncio, made anew when it is lost.
+"""A connection on asyncio that is shared by many callers, and opened again when it is lost.
 
-It hands bytes from the ``Pipeline`` to a ``Link`` and back: calls of one tick of the event loop leave in one write.
+It passes bytes between the ``Pipeline`` and a ``Link``. The calls of one tick of the event loop leave in one write.
+
+Its states, and what moves it from one to the next:
+
+    idle         no link, no call waits              -> connecting  a call is submitted
+    connecting   a task opens a link, with pauses    -> open        the link is there
+                                                     -> idle        the server refuses for a reason that stays (is_final)
+    open         calls are sent, replies arrive      -> connecting  the link is lost, silent, or out of step, and calls wait
+                                                     -> retiring    a reply is one of ``retire_on``
+    retiring     nothing is sent, replies arrive     -> connecting  no reply is due any more
+    closed       by ``aclose``, from any state
 """
 
 from __future__ import annotations
@@ -19,54 +29,55 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from .._protocol.commands import Command
 from .._protocol.durability import Durability
-from .link import Link, is_final
+from .failures import hinted, is_final
+from .link import Link
 from .options import Options
 from .pipeline import Call, OutOfStepError, Pipeline
 
-logger = logging.getLogger("redis_botsession")
+logger = logging.getLogger(__name__)
 
-#: Seconds between attempts to connect: the first is made at once, the delays grow up to the cap, with jitter.
-BACKOFF = ExponentialWithJitterBackoff(base=0.02, cap=1.0)
-#: Seconds that a transport gets to close in good order.
-CLOSING = 1.0
+#: Seconds between attempts to connect. The first attempt has no delay; then delays grow up to the cap, with jitter.
+RECONNECT_DELAYS: Final = ExponentialWithJitterBackoff(base=0.02, cap=1.0)
+#: Seconds that a transport gets to close before it is aborted.
+CLOSE_SECONDS: Final = 1.0
 
-#: Seconds without a byte while replies are due, after which a server that is none of ours any more is not waited for.
-_SUSPICIOUS = 0.2
+#: Seconds that a server which is being left may stay silent while replies are due; then they are no longer waited for.
+SUSPICIOUS_SILENCE: Final = 0.2
 
-#: Seconds between two looks at deadlines, at least.
-_TICK = 0.005
+#: Least seconds between two checks of deadlines.
+_MIN_TIMER: Final = 0.005
 
-#: Replies after which a connection is given up for another one.
+#: Replies after which a connection is replaced.
 RETIRE_ON: Final[tuple[type[Exception], ...]] = (BusyLoadingError,)
 
-#: Gives a redis-py asyncio connection that is connected.
+#: Returns an open redis-py asyncio connection.
 Connect = Callable[[], Awaitable[Any]]
 
 
 class Dispatcher(Protocol):
-    """Knows more servers than the one a connection leads to."""
+    """Routes calls to other servers than that of the connection."""
 
     def stray(self, call: Call, error: Exception) -> None:
-        """Takes a call that this server does not serve, or that it has not got when it was left."""
+        """Takes over a call that this server does not serve, or that was not sent to it before it was left."""
         ...
 
     def troubled(self, error: Exception) -> None:
-        """A connection was lost, or cannot be made: whoever knows that the server is to be left, leaves it."""
+        """Is called when a connection was lost or cannot be opened."""
         ...
 
 
 class PipelinedConnection:
     """One connection at a time to one server, for many callers.
 
-    It connects when there is something to send. Belongs to the event loop in which it is made.
+    It connects when there is something to send. It belongs to the event loop in which it was created.
 
     Args:
-        connect: Gives a redis-py asyncio connection that is connected.
-        address: Where it leads to, for messages.
+        connect: Returns an open redis-py asyncio connection.
+        address: The name of the server in messages.
         options: Those of the store: ``timeout``, ``silence`` and ``max_in_flight``.
-        durability: What has to vouch for each write.
-        dispatcher: Gets the calls that this server does not serve. None: they get its error.
-        retire_on: Replies after which it is given up for another one.
+        durability: What each write waits for; None: nothing.
+        dispatcher: Takes the calls that this server does not serve. None: they end with its error.
+        retire_on: Replies after which the link is replaced.
     """
 
     def __init__(
@@ -85,6 +96,7 @@ class PipelinedConnection:
         self._silence = silence = options.silence
         self._durability = durability
         self._dispatcher = dispatcher
+        self._is_tls = options.target.is_tls
         self._loop = asyncio.get_running_loop()
         self._pipeline = Pipeline(
             max_in_flight=options.max_in_flight,
@@ -96,26 +108,26 @@ class PipelinedConnection:
         self._connecting: asyncio.Task[None] | None = None
         self._trouble: Exception | None = None
         self._failing_since: float | None = None
-        # Since the last reply that was one.
+        # Failed attempts since the last reply.
         self._failures = 0
         self._timer: asyncio.TimerHandle | None = None
-        # From any moment on, nothing falls due sooner than after so many seconds.
+        # Lower bound on the seconds to the next deadline of a new call.
         self._soonest = timeout if silence is None else min(timeout, silence)
         self._is_flush_due = False
         self._is_closed = False
-        # Which server is meant: how often one was left.
+        # Incremented when the target server changes; a link opened under an older epoch is discarded.
         self._epoch = 0
-        # Of this tick of the event loop; and when a byte last came while replies were due.
+        # The time of this tick of the event loop, and of the last byte received while replies were due.
         self._now = 0.0
         self._heard = 0.0
 
     @property
     def is_stuck(self) -> bool:
-        """Whether calls wait for it to be made."""
+        """Whether calls wait for the connection to open."""
         return self._link is None and self._pipeline.has_line
 
     def call(self, command: Command[Any]) -> asyncio.Future[Any]:
-        """Sends a command at the end of this tick. The reply, or the error, is the future's; it may be cancelled."""
+        """Sends a command at the end of this tick, and returns a future of its reply, which may be cancelled."""
         promise = self._loop.create_future()
         if not self._is_flush_due:
             self._is_flush_due = True
@@ -125,32 +137,32 @@ class PipelinedConnection:
         return promise
 
     def submit(self, call: Call) -> None:
-        """Sends a call that was made elsewhere."""
+        """Sends a call that another connection hands over."""
         self._pipeline.submit(call)
         if self._is_closed:
             self._pipeline.refuse(RedisConnectionError(f"{self._address}: closed by aclose()"))
             return
         self._schedule_flush()
-        # It is older than what comes here first.
+        # The call may be older than all others here.
         if self._timer is not None and call.deadline < self._timer.when():
             self._timer.cancel()
             self._timer = self._loop.call_at(call.deadline, self._on_time)
 
     def pending(self) -> list[asyncio.Future[Any]]:
-        """Those that still wait for a reply."""
+        """Returns the futures that still wait for a reply."""
         return self._pipeline.pending()  # type: ignore[return-value] # the promises made by call() are futures
 
     def leave(self, error: Exception, *, at_once: bool) -> None:
-        """The server is none of ours any more. What was not sent goes to another one.
+        """Leaves the server. Calls that were not sent go to another one.
 
         Args:
-            error: Why.
-            at_once: Whether to wait for no reply. If not, those that are due from a server that is not silent are waited for.
+            error: The reason.
+            at_once: Gives up all replies that are due. If False, they are waited for while the server is not silent.
         """
         if self._connecting is not None and self._connecting is asyncio.current_task():
-            # It is this one that has found out.
+            # The attempt to connect has itself found the new server, and goes on.
             return
-        is_silent = self._loop.time() > self._heard + _SUSPICIOUS
+        is_silent = self._loop.time() > self._heard + SUSPICIOUS_SILENCE
         if self._link is not None and (at_once or is_silent or not self._pipeline.is_waiting):
             self._drop(error)
         self._epoch += 1
@@ -160,7 +172,7 @@ class PipelinedConnection:
             self._pipeline.scatter(error)
 
     async def aclose(self, *, wait: bool = True) -> None:
-        """Waits for what is in flight, at most until its deadlines, then closes. No call may come afterwards."""
+        """Waits for calls in flight, until their deadlines at most, then closes. No call may follow."""
         try:
             if wait and (pending := self.pending()):
                 await asyncio.wait(pending)
@@ -172,7 +184,7 @@ class PipelinedConnection:
                 self._timer = None
             if self._connecting is not None:
                 self._connecting.cancel()
-            # There is something left only where this was cancelled.
+            # Calls are left only if the wait was cancelled.
             closed = RedisConnectionError(f"{self._address}: closed by aclose()")
             self._pipeline.lost(closed)
             self._pipeline.refuse(closed)
@@ -182,7 +194,7 @@ class PipelinedConnection:
                 if self._connecting is not None:
                     await asyncio.wait([self._connecting])
                 if link is not None:
-                    await asyncio.wait([link.closed], timeout=CLOSING)
+                    await asyncio.wait([link.closed], timeout=CLOSE_SECONDS)
             finally:
                 if link is not None:
                     link.transport.abort()
@@ -200,7 +212,7 @@ class PipelinedConnection:
         if link is None:
             if self._connecting is None:
                 self._connecting = self._loop.create_task(self._connect())
-                # Not in the task: one that is cancelled before it begins does nothing.
+                # A callback, since a task that is cancelled before it begins runs no code of its own.
                 self._connecting.add_done_callback(self._connecting_ended)
             return
         if not pipeline.is_waiting:
@@ -214,7 +226,7 @@ class PipelinedConnection:
             self._now = self._loop.time()
             self._loop.call_soon(self._flush)
 
-    # --- what the link tells
+    # --- events of the link
 
     def received(self, link: Link, data: bytes) -> None:
         if link is not self._link:
@@ -229,9 +241,9 @@ class PipelinedConnection:
             if not pipeline.is_retiring:
                 self._failures = 0
             elif not pipeline.is_waiting:
-                # One that is no better must not be asked again and again without a pause.
+                # Counts as a failure, so that a server that keeps refusing is asked again only after a pause.
                 self._failures += 1
-                self._drop(RedisConnectionError(f"{self._address}: given up"))
+                self._drop(RedisConnectionError(f"{self._address}: given up for a new connection"))
                 return
             if pipeline.has_line:
                 self._schedule_flush()
@@ -266,7 +278,7 @@ class PipelinedConnection:
             self._drop(RedisTimeoutError(f"{self._address}: silent for {silence:g} s while replies were due"))
         trouble = self._trouble
         if not was_connected and trouble is None and pipeline.refusal is None:
-            trouble = RedisTimeoutError(f"cannot connect to {self._address} within {self._timeout:g} s")
+            trouble = self._not_connected()
         pipeline.expire(now, self._timeout, trouble)
         if not pipeline.has_line and not pipeline.is_waiting:
             self._timer = None
@@ -274,17 +286,17 @@ class PipelinedConnection:
         due = pipeline.next_deadline()
         if silence is not None and pipeline.is_waiting:
             due = min(due or math.inf, self._heard + silence)
-        # Calls that come until then are due no sooner than this.
+        # Calls that are submitted until then are due no sooner than this.
         soonest = now + self._soonest
         due = soonest if due is None else min(due, soonest)
-        self._timer = self._loop.call_at(max(due, now + _TICK), self._on_time)
+        self._timer = self._loop.call_at(max(due, now + _MIN_TIMER), self._on_time)
 
     # --- connecting
 
     async def _connect(self) -> None:
         epoch = self._epoch
         if self._failures:
-            await asyncio.sleep(BACKOFF.compute(self._failures))
+            await asyncio.sleep(RECONNECT_DELAYS.compute(self._failures))
         while self._pipeline.has_line:
             try:
                 link = await self._make_link()
@@ -299,8 +311,8 @@ class PipelinedConnection:
                     self._dispatcher.troubled(error)
                 self._trouble = error
                 self._failures += 1
-                await asyncio.sleep(BACKOFF.compute(self._failures))
-            except Exception as error:  # noqa: BLE001 - whatever it is, the callers get it
+                await asyncio.sleep(RECONNECT_DELAYS.compute(self._failures))
+            except Exception as error:  # noqa: BLE001 - any error ends the calls that wait
                 if self._dispatcher is not None:
                     self._dispatcher.troubled(error)
                 self._pipeline.refuse(error)
@@ -318,11 +330,15 @@ class PipelinedConnection:
             async with asyncio.timeout(self._timeout):
                 return await Link.open(await self._open(), self, self._durability)
         except TimeoutError as error:
-            raise RedisTimeoutError(f"cannot connect to {self._address} within {self._timeout:g} s") from error
+            raise self._not_connected() from error
+
+    def _not_connected(self) -> RedisTimeoutError:
+        error = RedisTimeoutError(f"cannot connect to {self._address} within {self._timeout:g} s")
+        return hinted(error, {}, is_tls=self._is_tls)
 
     def _connected(self, link: Link, epoch: int) -> None:
         if self._is_closed or epoch != self._epoch:
-            # Python 3.11 can lose the cancellation of redis-py's connecting.
+            # On Python 3.11 redis-py can lose the cancellation while it connects.
             link.transport.abort()
             return
         self._link = link

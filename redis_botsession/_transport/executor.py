@@ -1,9 +1,9 @@
-"""What runs commands for a store: the protocol of executors, and the guard that keeps a store to one event loop."""
+"""The protocol of executors, which run commands for a store, and the guard that keeps a store to one event loop."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Protocol, TypeVar
 
 from .._protocol.commands import Command, Flow
@@ -17,15 +17,35 @@ _ELSEWHERE = (
 )
 
 
+class PubSubConnection(Protocol):
+    """A redis-py asyncio connection that is connected, as far as SUBSCRIBE needs it."""
+
+    def pack_commands(self, commands: Iterable[tuple[Any, ...]], /) -> list[bytes]: ...
+
+    async def send_packed_command(self, command: Any, check_health: bool = True) -> None: ...
+
+    async def send_command(self, *args: Any, check_health: bool = True) -> None: ...
+
+    async def read_response(
+        self,
+        disable_decoding: bool = False,
+        timeout: float | None = None,  # noqa: ASYNC109 - redis-py's own signature
+        *,
+        push_request: bool | None = False,
+    ) -> Any: ...
+
+    async def disconnect(self, nowait: bool = False) -> None: ...
+
+
 class Executor(Protocol):
-    """What runs commands for a store."""
+    """Runs commands for a store."""
 
     async def run(self, command: Command[T]) -> T:
         """Runs one command.
 
         Raises:
             OutcomeUnknown: the connection was lost, and the command must not be sent twice.
-            redis.exceptions.RedisError: what the server or the client says.
+            redis.exceptions.RedisError: the server refuses, or cannot be reached.
         """
         ...
 
@@ -34,13 +54,13 @@ class Executor(Protocol):
         ...
 
     async def primaries(self) -> Sequence[Executor]:
-        """One executor for each server that has sessions, for what is not about one user."""
+        """Returns one executor for each server with sessions, for commands that are not about one user."""
         ...
 
-    async def listen(self) -> Any:
-        """A connection of redis-py's, connected, for SUBSCRIBE: what is published for the store's keys is heard there.
+    async def listen(self) -> PubSubConnection | None:
+        """Opens a connection for SUBSCRIBE, on which messages to the store's channels arrive. The caller disconnects it.
 
-        It is the caller's, to be disconnected. None: nothing is published there.
+        None: leases do not work here.
 
         Raises:
             SessionError: the store is closed, or was used in another event loop.
@@ -49,12 +69,12 @@ class Executor(Protocol):
         ...
 
     async def aclose(self) -> None:
-        """Finishes what is in flight, refuses what comes after."""
+        """Finishes the calls in flight, and refuses later ones."""
         ...
 
 
 async def run_flow(executor: Executor, flow: Flow[T]) -> T:
-    """Runs what takes several round trips to its end."""
+    """Runs a flow, which takes several round trips, to its end."""
     results: list[Any] | None = None
     while True:
         try:
@@ -66,12 +86,12 @@ async def run_flow(executor: Executor, flow: Flow[T]) -> T:
 
 
 class Guard:
-    """Keeps a store to one event loop, and closed once it is closed.
+    """Keeps a store to one event loop, and keeps it closed once it is closed.
 
-    Its futures belong to the loop they were made in, and the sockets of a process are not for its forks.
+    Futures belong to the loop in which they were made; sockets must not be shared with a forked process.
 
     Attributes:
-        loop: Where the store may be used without another look: its event loop, while it is open.
+        loop: The event loop in which the store may be used without calling ``enter``; None while it is closed.
     """
 
     def __init__(self) -> None:
@@ -80,12 +100,12 @@ class Guard:
         self._is_closed = False
 
     def enter(self) -> bool:
-        """To be called before each use where the running loop is not ``loop``; gives whether this is the first use.
+        """Must be called before each use in another loop than ``loop``; returns whether this is the first use.
 
         Raises:
             SessionError: the store is closed, or was used in another event loop or process.
         """
-        # Without raising: asyncio takes the loop away from the child of a fork.
+        # get_running_loop() would raise in a forked process, where asyncio has no running loop.
         running = asyncio._get_running_loop()
         if self._home is not None and self._home is not running:
             raise SessionError(_ELSEWHERE)
@@ -96,7 +116,7 @@ class Guard:
         return is_first
 
     def close(self) -> bool:
-        """Lets nothing in any more; gives whether it did until now.
+        """Refuses all later uses; returns whether the store was open.
 
         Raises:
             SessionError: the store was used in another event loop or process.

@@ -1,26 +1,24 @@
-"""The transport of a connection that redis-py has made, taken over.
+"""The transport of a connection: bytes in and out, after redis-py has connected and the scripts are loaded.
 
-redis-py connects (addresses, TLS, AUTH, HELLO, SELECT), the scripts are loaded, and then a protocol takes its transport that
-does nothing but hand bytes on: also on uvloop, with TLS and on unix sockets.
+The socket is taken over from redis-py. That works on uvloop, with TLS and on unix sockets as well.
 """
 
 from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
-from ssl import SSLCertVerificationError, SSLError
 from typing import Any, Protocol
 
-from redis.exceptions import AuthenticationError, AuthorizationError, NoPermissionError, ResponseError
-from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import NoPermissionError, ResponseError
 
 from .._protocol.durability import Durability
 from .._protocol.scripts import SCRIPTS
 from ..errors import SessionError
+from .redispy import take_over
 
 
 class Owner(Protocol):
-    """Whom a link tells what happens to it."""
+    """Receives the events of a link."""
 
     def received(self, link: Link, data: bytes) -> None: ...
 
@@ -29,24 +27,13 @@ class Owner(Protocol):
     def gone(self, link: Link, error: Exception | None) -> None: ...
 
 
-def is_final(error: BaseException) -> bool:
-    """Whether no second attempt to connect mends this."""
-    if isinstance(error, (AuthenticationError, AuthorizationError)):
-        return True
-    # What the other side thinks of our certificate, it says in an alert (RFC 8446, section 6.2).
-    tls = error.__context__
-    return isinstance(tls, SSLCertVerificationError) or (
-        isinstance(tls, SSLError) and any(word in (tls.reason or "") for word in ("ALERT_UNKNOWN_CA", "CERTIFICATE"))
-    )
-
-
 class Link(asyncio.Protocol):
-    """The transport of a connection that redis-py has made.
+    """The transport under a connection.
 
     Attributes:
-        rest: What came with the last of redis-py's replies.
-        closed: Done when the transport is.
-        is_paused: Whether the transport has enough to write.
+        rest: Bytes that redis-py received and did not read.
+        closed: Done when the transport is closed.
+        is_paused: Whether the buffer of the transport is full.
     """
 
     def __init__(self, owner: Owner, writer: asyncio.StreamWriter, rest: bytes) -> None:
@@ -60,38 +47,30 @@ class Link(asyncio.Protocol):
 
     @classmethod
     async def open(cls, connection: Any, owner: Owner, durability: Durability | None) -> Link:
-        """Loads the scripts, sees whether the server can vouch for writes, and takes the transport over.
+        """Loads the scripts, checks that the server supports durable writes, and takes the transport over.
 
-        Those of leases are loaded when they are first called.
+        The scripts of leases are loaded at their first call.
         """
         try:
             requests = [("SCRIPT", "LOAD", script.source) for script in SCRIPTS.values() if script.preload]
             last = ("ECHO", "ready") if durability is None else durability.request(within=0)
             await connection.send_packed_command(connection.pack_commands([*requests, last]))
             for _ in requests:
-                with suppress(NoPermissionError):  # EVAL will load them
+                with suppress(NoPermissionError):  # EVAL loads them
                     await connection.read_response()
             try:
                 await connection.read_response()
             except ResponseError as error:
                 if durability is None:
                     raise
-                # A replica says to each write where it belongs.
+                # A replica: it refuses each write with READONLY, which leads to the primary.
                 if "replica instances" not in str(error):
                     raise _cannot_vouch(durability, error) from error
-            return cls._take_over(connection, owner)
+            writer, rest = take_over(connection)
         except BaseException:
             await connection.disconnect(nowait=True)
             raise
-
-    @classmethod
-    def _take_over(cls, connection: Any, owner: Owner) -> Link:
-        # There is no public way to the transport.
-        reader, writer = connection._reader, connection._writer
-        if writer.transport.is_closing() or reader.at_eof() or connection._parser._reader.has_data():
-            raise RedisConnectionError("the connection was lost while it was made")
-        connection._reader = connection._writer = None
-        link = cls(owner, writer, bytes(reader._buffer))
+        link = cls(owner, writer, rest)
         link.transport.set_protocol(link)
         return link
 

@@ -9,6 +9,7 @@ import math
 import re
 from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 from ssl import TLSVersion, VerifyMode
 from typing import Any, ClassVar, Final, Self, TypedDict, TypeVar
 
@@ -39,13 +40,19 @@ THREADS_CLASSES: Final[Mapping[type, Callable[..., Any]]] = {
 }
 _TRUE: Final = frozenset({"1", "true", "yes", "on"})
 
-_MANY = re.compile(r"(?P<scheme>rediss?)\+(?P<kind>cluster|sentinel)://(?P<rest>.*)", re.DOTALL)
-# An @ behind the hosts ends a password with a / or ? in it: what is before that is no host, and is not to be shown as one.
-_REST = re.compile(r"(?:(?P<user>[^/?#]*)@)?(?P<hosts>[^/?#@]*)(?P<path>/[^?#@]*)?(?P<query>\?[^#@]*)?")
-_UNIX = re.compile(r"[^/?#]*@/[^?#@]+(\?[^#@]*)?|/[^?#]+(\?[^#]*)?")
-_DATABASE = re.compile(r"/?|/[0-9]+/?")
-_UNKNOWN = re.compile(r"unexpected keyword argument '(\w+)'")
-_PORTS = {"cluster": 6379, "sentinel": 26379}
+_MANY: Final = re.compile(r"(?P<scheme>rediss?)\+(?P<kind>cluster|sentinel)://(?P<rest>.*)", re.DOTALL)
+# An @ behind the hosts means a password with a / or ? in it: the text before it is no host, and must not be shown as one.
+_REST: Final = re.compile(r"(?:(?P<user>[^/?#]*)@)?(?P<hosts>[^/?#@]*)(?P<path>/[^?#@]*)?(?P<query>\?[^#@]*)?")
+_UNIX: Final = re.compile(r"[^/?#]*@/[^?#@]+(\?[^#@]*)?|/[^?#]+(\?[^#]*)?")
+_DATABASE: Final = re.compile(r"/?|/[0-9]+/?")
+_UNKNOWN: Final = re.compile(r"unexpected keyword argument '(\w+)'")
+_HOSTS: Final = re.compile(r"(\[[^][]+\](:[^][:,]*)?|[^][,]*)(,(\[[^][]+\](:[^][:,]*)?|[^][,]*))*")
+_LAST_PORT: Final = 65535
+_ENCODING: Final = (
+    "something special is not percent-encoded in a user, password or option: "
+    "/ as %2F, ? as %3F, # as %23, @ as %40, : as %3A, [ as %5B"
+)
+_PORTS: Final = {"cluster": 6379, "sentinel": 26379}
 
 
 class ConnectionOptions(TypedDict, total=False):
@@ -64,10 +71,8 @@ class ConnectionOptions(TypedDict, total=False):
     health_check_interval: float
     ssl_ca_certs: str | None
     ssl_ca_data: str | None
-    ssl_ca_path: str | None
     ssl_certfile: str | None
     ssl_keyfile: str | None
-    ssl_password: str | None
     ssl_cert_reqs: str | VerifyMode
     ssl_check_hostname: bool
     ssl_min_version: TLSVersion | None
@@ -99,13 +104,13 @@ class StoreOptions(SyncStoreOptions, total=False):
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Where a URL leads to.
+    """The content of a URL.
 
     Attributes:
         kind: ``"server"``, ``"cluster"`` or ``"sentinel"``.
         options: For redis-py's connections, with their ``connection_class``; ``host`` and ``port`` for a server only.
-        seeds: Nodes of the cluster, or the sentinels: those to ask first.
-        service: The name of the primary that sentinels look after.
+        seeds: Hosts and ports of some nodes of the cluster, or of the sentinels.
+        service: The name under which sentinels know the primary.
     """
 
     kind: str
@@ -257,10 +262,28 @@ def _split(target: Target, given: Mapping[str, Any], names: Container[str]) -> t
     if options.get("decode_responses"):
         raise ValueError("decode_responses=True: sessions hold bytes that are not text; leave it out")
     own = {name: options.pop(name) for name in list(options) if name in names}
+    if target.kind == "cluster" and options.get("db"):
+        raise _no_databases()
+    for name in _FILES & options.keys():
+        _check_file(name, options[name])
     for name, convert in _CONVERTED.items():
         if name in own:
             own[name] = convert(name, own[name])
     return own, options
+
+
+def _check_file(name: str, path: Any) -> None:
+    """Refuses a file that is not there: on each attempt to connect it would look like a server that is not there."""
+    if path is None:
+        return
+    try:
+        Path(path).open("rb").close()
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{name}: cannot read {str(path)!r}: {getattr(error, 'strerror', None) or error}") from error
+
+
+def _no_databases() -> ValueError:
+    return ValueError("a Redis Cluster has one database only, 0: leave the database out")
 
 
 def _positive(kind: type[N]) -> Callable[[str, Any], N]:
@@ -295,27 +318,29 @@ _CONVERTED: Final[Mapping[str, Callable[[str, Any], Any]]] = {
     "replicas": _replicas,
     "fsync": _flag,
 }
-#: The options that only keyword arguments have.
-_NOT_IN_URLS: Final = frozenset({"prefix", "ttl", "codec", "max_bytes", "address_remap"})
+#: The options that name files.
+_FILES: Final = frozenset({"ssl_ca_certs", "ssl_certfile", "ssl_keyfile"})
+#: The options that a URL does not have.
+_NOT_IN_URLS: Final = frozenset({"prefix", "ttl", "codec", "max_bytes"})
 
 
 def read_url(url: str) -> Target:
-    """Reads ``redis://``, ``rediss://``, ``unix://``, ``redis+cluster://``, ``redis+sentinel://`` and both with ``rediss``.
+    """Parses ``redis://``, ``rediss://``, ``unix://``, ``redis+cluster://``, ``redis+sentinel://`` and both with ``rediss``.
 
     Raises:
         TypeError: not a ``str``.
-        ValueError: not such a URL.
+        ValueError: not one of these URLs.
     """
     if not isinstance(url, str):
         raise TypeError(f"a Redis URL must be str, not {type(url).__name__}")
-    # As redis-py does with the end of a line from a file; here it would become part of a service's name.
+    # As redis-py does with a newline at the end; here it would become part of a service's name.
     url = url.strip()
     many = _MANY.fullmatch(url)
     if many is None:
         return Target("server", _options(url))
     rest = _REST.fullmatch(many["rest"])
     if rest is None:
-        raise _unreadable()
+        raise _unreadable(url)
     kind, path = many["kind"], (rest["path"] or "").strip("/")
     service = ""
     if kind == "sentinel":
@@ -334,11 +359,13 @@ def read_url(url: str) -> Target:
                 f"a redis+{kind}:// URL names hosts, with commas between them: redis+{kind}://host:port,host:port/..."
             )
         seeds.append((options.pop("host"), options.pop("port", _PORTS[kind])))
+    if kind == "cluster" and options.get("db"):
+        raise _no_databases()
     return Target(kind, options, tuple(seeds), service)
 
 
 def checked(kind: Callable[..., Any], options: Mapping[str, Any]) -> Any:
-    """A connection of redis-py's with these options, not connected: says now what it does not take.
+    """Makes a redis-py connection with these options, without connecting, to check them.
 
     Raises:
         TypeError: an option that does not exist.
@@ -356,12 +383,18 @@ def checked(kind: Callable[..., Any], options: Mapping[str, Any]) -> Any:
 
 
 def _options(url: str) -> dict[str, Any]:
-    error = None
+    error, options = None, dict[str, Any]()
     try:
         options = dict(parse_url(url))
     except ValueError as refusal:
         error = str(refusal)
-    # Outside of the except: what urllib says has a piece of the URL in it, and would stay as the context of ours.
+    if error is None and isinstance(protocol := options.get("protocol"), str):
+        # Before redis-py 7 it stays text.
+        if protocol.isdecimal():
+            options["protocol"] = int(protocol)
+        else:
+            error = "Invalid value for 'protocol' in connection URL."
+    # Outside of the except clause: urllib's message has a piece of the URL in it, and would remain as the context.
     if error is None:
         _check(url)
         return options
@@ -370,27 +403,45 @@ def _options(url: str) -> dict[str, Any]:
         raise ValueError(error)
     if error.startswith("Redis URL must"):
         raise ValueError(f"{error} (or redis+cluster://, redis+sentinel://)")
-    raise _unreadable()
+    raise _unreadable(url)
 
 
 def _check(url: str) -> None:
-    """Refuses what redis-py would read as something else than what was meant."""
+    """Refuses a URL that redis-py would misread."""
     scheme, _, rest = url.partition(":")
     if scheme.lower() == "unix":
         if not _UNIX.fullmatch(rest.removeprefix("//")):
-            raise ValueError(
-                "this unix:// URL cannot be read: it is unix:///path or unix://user:password@/path. Percent-encode what is "
-                "special in a user, password or path: / (but for the path's own) as %2F, ? as %3F, # as %23, @ as %40"
-            )
+            raise _unreadable(url)
         return
     parts = _REST.fullmatch(rest.removeprefix("//"))
     if parts is None or not rest.startswith("//") or not _DATABASE.fullmatch(parts["path"] or ""):
-        raise _unreadable()
+        raise _unreadable(url)
 
 
-def _unreadable() -> ValueError:
-    return ValueError(
-        "this Redis URL cannot be read: what should be the port is no number from 0 to 65535, what should be the database is "
-        "no number, or something special is not percent-encoded in a user, password or option: "
-        "/ as %2F, ? as %3F, # as %23, @ as %40, : as %3A"
-    )
+def _unreadable(url: str) -> ValueError:
+    """Names the cause, without a part of the URL: each of them may be a piece of a password."""
+    scheme, _, rest = url.partition(":")
+    if scheme.lower() == "unix":
+        return ValueError(
+            "this unix:// URL cannot be read: it is unix:///path or unix://user:password@/path. Percent-encode what is "
+            "special in a user, password or path: / (but for the path's own) as %2F, ? as %3F, # as %23, @ as %40"
+        )
+    parts = _REST.fullmatch(rest.removeprefix("//"))
+    if not rest.startswith("//"):
+        cause = "its scheme is followed by ://"
+    elif parts is None:
+        cause = _ENCODING
+    elif not _HOSTS.fullmatch(parts["hosts"]):
+        cause = "an IPv6 address stands in brackets, like [::1]:6379"
+    elif not all(map(_is_port, parts["hosts"].split(","))):
+        cause = "the port behind the host is a number from 0 to 65535"
+    elif not _DATABASE.fullmatch(parts["path"] or ""):
+        cause = "the database at the end is a number, like /0"
+    else:
+        cause = _ENCODING
+    return ValueError(f"this Redis URL cannot be read: {cause}")
+
+
+def _is_port(host_and_port: str) -> bool:
+    _, _, port = host_and_port.rpartition("]")[2].partition(":")
+    return not port or (port.isascii() and port.isdecimal() and int(port) <= _LAST_PORT)

@@ -4,17 +4,17 @@ A call is in one of three places:
 
     line    not sent yet, or to be sent again
     sent    its bytes were given to the connection; its place in this queue is the slot of its reply
-    held    its reply has come, and waits for the fence that vouches for it
+    held    its reply has arrived, and waits for the fence that proves it
 
 What keeps a reply from the wrong caller:
 
-- A slot is never given up before its reply has come, whatever becomes of the caller. Shifting the queue when a caller was
-  cancelled once gave users the chats of others (CVE-2023-28858).
+- A slot stays until its reply has arrived, even if the caller is cancelled. A client that shifted its queue then gave users
+  the chats of others (CVE-2023-28858).
 - Every few calls, and at the end of every write, a fence is sent: ECHO with a number that no other fence has. Replies are
   handed out only once the fence after them has answered with its number, so a reply too many or too few, whoever added or
-  lost it, shows before it does harm: the connection is given up, and what no fence has vouched for counts as unanswered.
+  lost it, is noticed before it does harm: the connection is dropped, and replies without a fence count as not received.
 
-Where writes have to be durable, WAIT or WAITAOF goes before each fence and speaks for all writes since the last one.
+Where writes have to be durable, WAIT or WAITAOF goes before each fence and covers all writes since the last one.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable
 from itertools import chain
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 import hiredis
 from redis.asyncio.connection import DefaultParser
@@ -42,28 +42,26 @@ from .._protocol.commands import Argument, Command, outcome_unknown
 from .._protocol.durability import Durability, unproven
 from .._protocol.replies import error_of, text_of
 
-#: Calls between two fences at most; so many replies may wait for the last of them.
-FENCE_EVERY = 32
+#: Calls between two fences, at most; as many replies may wait for a fence.
+FENCE_EVERY: Final = 32
 #: Bytes after which a write ends.
-WRITE_SIZE = 256 * 1024
-#: How often a call that may be sent again may be lost: one that breaks connections must not break them for others for long.
-MAX_LOSSES = 2
+WRITE_SIZE: Final = 256 * 1024
+#: How often a call that may be resent may lose its connection: a call that breaks connections must not go on doing so.
+MAX_LOSSES: Final = 2
 
-#: What a server says that does not serve a command, not now or not at all; nothing was done. (A MovedError is an AskError.)
-ELSEWHERE = (AskError, TryAgainError, ClusterDownError, MasterDownError, ReadOnlyError, BusyLoadingError)
+#: Replies of a server that does not serve a command, now or at all, and has not run it. (A MovedError is an AskError.)
+ELSEWHERE: Final = (AskError, TryAgainError, ClusterDownError, MasterDownError, ReadOnlyError, BusyLoadingError)
 
-_MORE = object()
-# The slot of the reply to WAIT or WAITAOF.
-_PROOF = object()
+_MORE: Final = object()
 # Its own annotation is that of a tuple of one.
 _pack: Callable[[tuple[Argument, ...]], bytes] = hiredis.pack_command  # type: ignore[assignment]
 
 
-_ASKING = _pack((b"ASKING",))
+_ASKING: Final = _pack((b"ASKING",))
 
 
 class Promise(Protocol):
-    """What a caller waits for; an ``asyncio.Future`` is one."""
+    """Receives the reply or the error for a caller, as ``asyncio.Future`` does."""
 
     def done(self) -> bool: ...
 
@@ -77,16 +75,16 @@ class OutOfStepError(RedisConnectionError):
 
 
 class Call:
-    """A command on its way.
+    """A command on its way through a connection.
 
     Attributes:
         command: What is sent.
-        promise: Gets the reply. Once it is done (the caller was cancelled, or the deadline has passed), nobody does.
-        deadline: When the caller has waited long enough; seconds, on the clock of whoever calls ``Pipeline.expire``.
-        losses: How often it was sent and the connection lost before the reply.
-        detours: How often another server was tried.
-        is_asking: Whether the server is to serve it although the slot is still another's: ASKING goes before it.
-        server: Where it has to run; None: wherever its slot is.
+        promise: Receives the reply. If it is done (cancelled by the caller, or past the deadline), the reply is dropped.
+        deadline: When the call times out; seconds on the clock of ``Pipeline.expire``.
+        losses: How often the connection was lost after the call was sent and before its reply.
+        detours: How often the call was rerouted.
+        is_asking: Whether ASKING goes before it, so that a node serves a slot that is being moved to it.
+        server: The node that must run it; None: the one that serves its slot.
     """
 
     __slots__ = ("command", "deadline", "detours", "is_asking", "losses", "promise", "server")
@@ -101,15 +99,36 @@ class Call:
         self.server: Any = None
 
 
+class _Asking:
+    """The slot of the reply to ASKING, which goes before a call."""
+
+    __slots__ = ("call",)
+
+    def __init__(self, call: Call) -> None:
+        self.call = call
+
+
+class _Proof:
+    """The slot of the reply to WAIT or WAITAOF."""
+
+    __slots__ = ()
+
+
+#: The token of a fence, which is in the queue for the reply to it.
+_Fence = bytes
+#: The place of a reply that is due.
+_Slot = Call | _Asking | _Proof | _Fence
+
+
 class Pipeline:
     """The calls of one connection, and of its successors when it is lost.
 
     Args:
         max_in_flight: Replies that may be due at once; calls beyond wait in the line.
-        durability: What has to vouch for each write.
-        retire_on: Errors after which the connection is given up for another, and the call sent again on that one.
-        stray: Takes a call, and why, that this server does not serve or that does not reach it: for another server. None:
-            there is none, the caller gets the error.
+        durability: What each write waits for; None: nothing.
+        retire_on: Errors after which the connection is replaced, and the call sent again on the new one.
+        stray: Called with a call that this server does not serve, or that cannot reach it, and the error, so that the call is
+            rerouted. None: the caller gets the error.
     """
 
     def __init__(
@@ -123,24 +142,26 @@ class Pipeline:
         self._max_in_flight = max_in_flight
         self._durability = durability
         self._proof_request = b"" if durability is None else _pack(durability.request())
-        # One proof is to do for as many writes as there are.
+        # One WAIT covers as many writes as possible.
         self._fence_every = FENCE_EVERY if durability is None else max_in_flight
         self._proof: Any = None
         self._retire_on = retire_on
         self._stray = stray
         self._line: deque[Call] = deque()
-        self._sent: deque[Call | bytes | object] = deque()
+        self._sent: deque[_Slot] = deque()
         self._held: list[Call] = []
         self._replies: list[Any] = []
+        # Calls whose ASKING was refused.
+        self._not_asked: list[tuple[Call, Exception]] = []
         self._refusal: Exception | None = None
         self._fences = 0
         self._reader = _new_reader()
-        #: Whether this connection is to be given up for another as soon as no reply is due on it any more.
+        #: Whether this connection is to be replaced as soon as no reply is due on it.
         self.is_retiring = False
 
     @property
     def is_waiting(self) -> bool:
-        """Whether replies are due."""
+        """Whether the server owes replies."""
         return bool(self._sent)
 
     @property
@@ -150,11 +171,11 @@ class Pipeline:
 
     @property
     def refusal(self) -> Exception | None:
-        """Why the server has not taken what is in the line, if it has said so."""
+        """The error with which the server refused the calls in the line, if there is one."""
         return self._refusal
 
     def pending(self) -> list[Promise]:
-        """Those that still wait for a reply."""
+        """Returns the promises that still wait for a reply."""
         return [call.promise for call in chain(self._in_flight(), self._line) if not call.promise.done()]
 
     def submit(self, call: Call) -> None:
@@ -162,14 +183,14 @@ class Pipeline:
         self._line.append(call)
 
     def connected(self, rest: bytes = b"") -> None:
-        """A new connection is there, on which ``rest`` has been received already."""
+        """Starts on a new connection, on which ``rest`` has been received already."""
         self._reader = _new_reader()
         self._reader.feed(rest)
         self.is_retiring = False
         self._refusal = None
 
     def take(self) -> bytes:
-        """What to write next; empty if there is nothing, or if it has to wait."""
+        """Returns the bytes to write next; empty if no call waits, or if they have to wait."""
         line, sent = self._line, self._sent
         if not line or self.is_retiring:
             return b""
@@ -180,9 +201,9 @@ class Pipeline:
             call = line[0]
             if not call.promise.done():
                 if call.is_asking:
-                    # It holds for the very next command only.
+                    # ASKING is valid for the next command only.
                     requests.append(_ASKING)
-                    sent.append(Call(_ASKING_COMMAND, _Asked(call), call.deadline))
+                    sent.append(_Asking(call))
                 request = _pack(call.command.args)
                 requests.append(request)
                 size += len(request)
@@ -201,28 +222,33 @@ class Pipeline:
 
         Raises:
             OutOfStepError: a reply too many or too few.
-            hiredis.ProtocolError: no reply at all. After either of them, the connection is to be given up.
+            hiredis.ProtocolError: bytes that are no reply. After either error the connection must be dropped.
         """
-        gets, sent = self._reader.gets, self._sent
+        gets, sent, held, replies = self._reader.gets, self._sent, self._held, self._replies
         self._reader.feed(data)
         while (reply := gets()) is not _MORE:
             if type(reply) is hiredis.PushNotification:
                 continue
             if not sent:
                 raise OutOfStepError("a reply came that no call was waiting for")
-            call = sent.popleft()
-            if type(call) is Call:
-                self._held.append(call)
-                self._replies.append(reply)
-            elif call is _PROOF:
-                self._proof = reply
-            elif reply == call:
-                self._hand_out()
-            else:
-                raise OutOfStepError("a reply too many or too few came: the fence after it was not where it should be")
+            slot = sent.popleft()
+            # By far the most, so it goes first, and not by isinstance.
+            if type(slot) is Call:
+                held.append(slot)
+                replies.append(reply)
+                continue
+            match slot:
+                case _Fence():
+                    if reply != slot:
+                        raise OutOfStepError("a reply too many or too few came: the fence after it was not where it should be")
+                    self._hand_out()
+                case _Proof():
+                    self._proof = reply
+                case _Asking() if isinstance(reply, Exception):
+                    self._not_asked.append((slot.call, reply))
 
     def lost(self, error: Exception) -> None:
-        """The connection is gone: what does no harm goes back into the line, in its order; for the rest it is an answer."""
+        """Handles a lost connection: calls that may be resent return to the line, in order; the others end with the error."""
         again = []
         for call in self._in_flight():
             if call.promise.done():
@@ -236,37 +262,38 @@ class Pipeline:
                 call.promise.set_exception(copy_of(error))
         self._held.clear()
         self._replies.clear()
+        self._not_asked.clear()
         self._sent.clear()
         self._line.extendleft(reversed(again))
 
     def refuse(self, error: Exception) -> None:
-        """There will be no connection: that is the answer to all in the line."""
+        """Ends all calls in the line with the error, since there will be no connection."""
         for call in self._line:
             if not call.promise.done():
                 call.promise.set_exception(copy_of(error))
         self._line.clear()
 
     def scatter(self, error: Exception) -> None:
-        """The server is to be left: all in the line are for another one, where there may be one."""
+        """Hands all calls in the line on to other servers, since this one is being left."""
         line = list(self._line)
         self._line.clear()
         for call in line:
             self._hand_on(call, error)
 
     def expire(self, now: float, timeout: float, trouble: Exception | None) -> None:
-        """Answers those whose deadline has passed. Their slots stay.
+        """Ends the calls whose deadline has passed. Their slots stay.
 
         Args:
             now: Seconds.
             timeout: How long a call may take, in seconds; for messages.
-            trouble: Why nothing is sent, if that is known.
+            trouble: Why no call can be sent, if that is known.
         """
         for call in self._in_flight():
             if call.deadline <= now and not call.promise.done():
                 reason = f"no reply within {timeout:g} s"
                 silence = RedisTimeoutError(f"{_about(call)}: {reason}")
                 call.promise.set_exception(silence if call.command.resend else outcome_unknown(call.command, silence, reason))
-        # Not in their order: those that come from another server are older than some before them.
+        # Deadlines are not in order: rerouted calls are older than some before them.
         late = [call for call in self._line if call.deadline <= now or call.promise.done()]
         if late:
             self._line = deque(call for call in self._line if call.deadline > now and not call.promise.done())
@@ -281,8 +308,8 @@ class Pipeline:
             call.promise.set_exception(error)
 
     def next_deadline(self) -> float | None:
-        """When ``expire`` has something to do next."""
-        # Not in their order: what was refused is sent again behind later ones.
+        """Returns when the next call expires."""
+        # Deadlines are not in order: refused calls are sent again behind later ones.
         deadlines = [call.deadline for call in self._in_flight() if not call.promise.done()]
         deadlines += [call.deadline for call in self._line]
         return min(deadlines, default=None)
@@ -292,7 +319,7 @@ class Pipeline:
 
     def _fence(self) -> bytes:
         if self._proof_request:
-            self._sent.append(_PROOF)
+            self._sent.append(_Proof())
         self._fences += 1
         token = b"fence-%d" % self._fences
         self._sent.append(token)
@@ -302,11 +329,13 @@ class Pipeline:
     def _hand_out(self) -> None:
         refused: list[tuple[Call, Exception]] = []
         shortfall = self._durability.shortfall(self._proof) if self._durability is not None else None
+        for call, reply in self._not_asked:
+            # A refusal that leads to another server comes in reply to the call itself as well, and counts there.
+            if not isinstance(reply, ELSEWHERE) and not call.promise.done():
+                call.promise.set_exception(reply)
         for call, reply in zip(self._held, self._replies, strict=True):
             promise = call.promise
             if promise.done():
-                if type(promise) is _Asked and isinstance(reply, Exception):
-                    promise.refuse(reply)
                 continue
             if isinstance(reply, Exception):
                 refused.append((call, reply))
@@ -320,11 +349,12 @@ class Pipeline:
                 promise.set_result(reply)
         self._held.clear()
         self._replies.clear()
+        self._not_asked.clear()
         if refused:
             self._find_place(refused)
 
     def _find_place(self, refused: list[tuple[Call, Exception]]) -> None:
-        """For calls that were answered with an error: back into the line, to another server, or that is the answer."""
+        """Handles error replies: the call returns to the line, goes to another server, or ends with the error."""
         line: list[Call] = []
         strays: list[tuple[Call, Exception]] = []
         for call, reply in refused:
@@ -342,7 +372,7 @@ class Pipeline:
                 call.promise.set_exception(error)
         self._line.extendleft(reversed(line))
         for call, error in strays:
-            # The pipeline is at rest: the call may come back into its line.
+            # Last, when all lists are consistent: the call may come back into this line.
             self._hand_on(call, error)
 
     def _hand_on(self, call: Call, error: Exception) -> None:
@@ -350,32 +380,10 @@ class Pipeline:
             if self._stray is not None:
                 self._stray(call, error)
                 return
-        except Exception as failure:  # noqa: BLE001 - a user's address_remap, say: nobody else has the call now
+        except Exception as failure:  # noqa: BLE001 - from a user's address_remap, for example: the call must end
             error = failure
         if not call.promise.done():
             call.promise.set_exception(copy_of(error))
-
-
-class _Asked:
-    """Nobody waits for the reply to ASKING; but if it is refused, what comes after it goes in a circle."""
-
-    def __init__(self, call: Call) -> None:
-        self._call = call
-
-    def done(self) -> bool:
-        return True
-
-    def refuse(self, error: Exception) -> None:
-        # What is served elsewhere, or later: the command behind it gets the same reply.
-        if not isinstance(error, ELSEWHERE) and not self._call.promise.done():
-            self._call.promise.set_exception(error)
-
-    def set_result(self, result: Any, /) -> None: ...
-
-    def set_exception(self, exception: BaseException, /) -> None: ...
-
-
-_ASKING_COMMAND: Command[bool] = Command("asking", b"", 0, (b"ASKING",), bool, resend=True)
 
 
 def _new_reader() -> hiredis.Reader:
@@ -387,7 +395,7 @@ def _about(call: Call) -> str:
 
 
 def copy_of(error: Exception) -> Exception:
-    """The same error for one more caller: each gets a traceback of its own, where it can be made again."""
+    """Returns a copy of an error, so that each caller has a traceback of its own; the error itself if it cannot be copied."""
     try:
         copy = type(error)(*error.args)
     except TypeError:

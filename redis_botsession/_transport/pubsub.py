@@ -1,4 +1,4 @@
-"""Hears what is published (https://redis.io/docs/latest/develop/pubsub/), over one connection for all channels."""
+"""Receives published messages (https://redis.io/docs/latest/develop/pubsub/), over one connection for all channels."""
 
 from __future__ import annotations
 
@@ -6,34 +6,34 @@ import asyncio
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Final
+from typing import Final
 
 from redis.backoff import ExponentialWithJitterBackoff
 from redis.exceptions import NoPermissionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from ..errors import SessionError
-from .executor import Executor
+from .executor import Executor, PubSubConnection
 
-logger = logging.getLogger("redis_botsession")
+logger = logging.getLogger(__name__)
 
 #: Seconds between attempts to connect.
-BACKOFF: Final = ExponentialWithJitterBackoff(base=0.05, cap=1.0)
-#: Seconds after which one who may not subscribe tries again: somebody may have allowed it.
+RESUBSCRIBE_DELAYS: Final = ExponentialWithJitterBackoff(base=0.05, cap=1.0)
+#: Seconds after which subscribing is tried again if the server has refused it: the permission may have been given.
 REFUSED_PAUSE: Final = 60.0
-#: Seconds for which the connection is kept although nobody watches.
+#: Seconds for which the connection is kept without a watch.
 IDLE: Final = 10.0
-#: Seconds without a byte after which the server is asked for one; if it is silent for as long again, it is left.
+#: Seconds without a byte after which the server is probed; after as many again the connection counts as lost.
 SILENCE: Final = 5.0
 
 
 class Watch:
-    """One who waits for something to be published on a channel.
+    """Waits for messages on a channel.
 
     Attributes:
-        wake: Set when something was published; and whenever something may have been missed: at the beginning, when the
-            connection was lost, and when there is another one.
-        is_hearing: Whether nothing is missed from now on.
+        wake: Set at each message, and whenever a message may have been missed: at the beginning, when the connection was
+            lost, and when it is open again.
+        is_hearing: Whether every message from now on is received.
     """
 
     def __init__(self) -> None:
@@ -42,20 +42,20 @@ class Watch:
 
 
 class Listener:
-    """Watches channels. It connects when there is one to watch, again when the connection is lost, and closes it when idle.
+    """Watches channels. Connects for the first watch, reconnects when the connection is lost, and closes it when idle.
 
     Args:
-        executor: Gives the connection.
-        prefix: What all channels begin with.
+        executor: Opens the connection.
+        prefix: The beginning of all channels.
     """
 
     def __init__(self, executor: Executor, prefix: str) -> None:
         self._executor = executor
         self._prefix = prefix
-        # A channel on which nobody is: to see whether one may publish, and whether the server is there.
+        # A channel without subscribers: tests the permission to publish, and whether the server answers.
         self._nowhere = f"{prefix}lock".encode("utf-8", "surrogatepass")
         self._watches: dict[bytes, Watch] = {}
-        # What the server was told to publish here, and what of that it has confirmed.
+        # Channels of SUBSCRIBE requests, and those of them that the server has confirmed.
         self._asked: set[bytes] = set()
         self._confirmed: set[bytes] = set()
         self._is_probe_due = False
@@ -67,10 +67,10 @@ class Listener:
 
     @contextmanager
     def watch(self, channel: bytes) -> Iterator[Watch]:
-        """Watches a channel that nobody else here watches."""
+        """Watches a channel, which must have no other watch here."""
         watch = self._watches[channel] = Watch()
         if channel in self._confirmed:
-            # Still, for one who has left. What came since then was for nobody.
+            # Still subscribed since an earlier watch. Messages since then woke no one.
             watch.is_hearing = True
             watch.wake.set()
         self._changed.set()
@@ -83,12 +83,12 @@ class Listener:
             self._changed.set()
 
     async def aclose(self) -> None:
-        """Leaves no connection and no task, and wakes those who watch."""
+        """Ends the connection and the task, and wakes all watches."""
         self._is_closed = True
         self._deafen()
         while self._task is not None and not self._task.done():
             self._task.cancel()
-            # Again: before Python 3.12, asyncio.wait_for, which redis-py uses, can lose a cancellation
+            # Repeated: before Python 3.12, asyncio.wait_for, which redis-py uses, can lose a cancellation
             # (https://github.com/python/cpython/issues/86296).
             await asyncio.wait([self._task], timeout=1)
 
@@ -100,17 +100,17 @@ class Listener:
                     return
                 continue
             except SessionError:
-                # The store is closed, or this is not its event loop: whoever watches is told so by what it does next.
+                # The store is closed, or belongs to another event loop: the next command of a waiter raises the same.
                 return
             except NoPermissionError as error:
                 self._complain(
                     f"{error}; those who wait look again and again, up to once a second, until this user has "
                     f"+subscribe +unsubscribe +publish &{self._prefix}*"
                 )
-            except Exception as error:  # noqa: BLE001 - whatever it is, they can still look for themselves
+            except Exception as error:  # noqa: BLE001 - without messages, waiters poll
                 self._complain(f"{str(error) or type(error).__name__}; trying again")
                 self._failures += 1
-                pause = BACKOFF.compute(self._failures)
+                pause = RESUBSCRIBE_DELAYS.compute(self._failures)
             await asyncio.sleep(pause)
 
     def _complain(self, trouble: str) -> None:
@@ -119,12 +119,12 @@ class Listener:
             logger.warning("cannot hear when leases under %r are given back: %s", self._prefix, trouble)
 
     async def _converse(self) -> bool:
-        """Until nobody watches, for some time; False if there is nothing to hear at all."""
+        """Serves watches over one connection until it is idle; returns False if the executor has no connection for it."""
         connection = await self._executor.listen()
         if connection is None:
             return False
         try:
-            # One who may subscribe and not publish would wait for calls that nobody can make.
+            # A user that may subscribe but not publish would wait for messages that are never sent.
             await connection.send_command("PUBLISH", self._nowhere, b"", check_health=False)
             await connection.read_response(disable_decoding=True)
             hearing = asyncio.get_running_loop().create_task(self._hear(connection))
@@ -135,15 +135,15 @@ class Listener:
                 hearing.cancel()
                 await asyncio.wait([hearing])
                 if not hearing.cancelled():
-                    # It has been raised, or there is another one.
+                    # Retrieved, so that asyncio does not log it: it was raised already, or another error was.
                     hearing.exception()
         finally:
             self._deafen()
             await connection.disconnect(nowait=True)
         return True
 
-    async def _talk(self, connection: Any, hearing: asyncio.Task[None]) -> None:
-        """Tells the server what is watched."""
+    async def _talk(self, connection: PubSubConnection, hearing: asyncio.Task[None]) -> None:
+        """Sends SUBSCRIBE and UNSUBSCRIBE as watches begin and end."""
         while not self._is_closed:
             self._changed.clear()
             if hearing.done():
@@ -166,8 +166,8 @@ class Listener:
                 if not self._watches:
                     return
 
-    async def _hear(self, connection: Any) -> None:
-        """Wakes those who watch."""
+    async def _hear(self, connection: PubSubConnection) -> None:
+        """Reads messages and wakes watches."""
         is_probing = False
         while not self._is_closed:
             message = await connection.read_response(disable_decoding=True, timeout=SILENCE, push_request=True)
@@ -184,7 +184,8 @@ class Listener:
                 if self._has_complained:
                     self._has_complained = False
                     logger.info("hearing again when leases under %r are given back", self._prefix)
-                # Of two for one channel the first may be an old one. The second wakes, too.
+                # After a quick UNSUBSCRIBE and SUBSCRIBE, the first confirmation may belong to the earlier SUBSCRIBE. The
+                # second one wakes the watch again.
                 self._confirmed.add(channel)
             watch = self._watches.get(channel)
             if watch is not None and kind in (b"subscribe", b"message"):

@@ -9,17 +9,22 @@ from functools import partial
 from typing import Any, TypeVar
 from weakref import WeakSet
 
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+
 from .._protocol.commands import Command
 from .client import connect
 from .connection import RETIRE_ON, Connect, Dispatcher, PipelinedConnection
-from .executor import Executor, Guard
+from .executor import Executor, Guard, PubSubConnection
+from .failures import hinted
 from .options import HostPort, Options
+from .redispy import abort
 
 T = TypeVar("T")
 
 
-class Lanes:
-    """The connections to one server. All commands of one user of the same kind go over one of them, in order.
+class ServerConnections:
+    """The connections to one server. The commands of one user go over one of them, in order; durable writes over another.
 
     Durable writes have connections of their own: WAIT blocks the connection, and reads would wait behind it.
     """
@@ -41,16 +46,16 @@ class Lanes:
         self.all = self._plain if durable is None else self._plain + self._durable
 
     def of(self, command: Command[Any]) -> PipelinedConnection:
-        """The one for a command."""
+        """Returns the connection for a command."""
         return (self._durable if command.is_durable else self._plain)[command.slot % self._count]
 
 
 class Pipelined(ABC):
-    """Runs commands on pipelined connections, wherever they lead to."""
+    """Base of the executors with pipelined connections of their own."""
 
     def __init__(self) -> None:
         self._guard = Guard()
-        # Those that ``listen`` has given and that may have to be left; others have them.
+        # Connections that listen() handed out. Weak references: callers own them; after a failover they are closed here.
         self._listening: WeakSet[Any] = WeakSet()
 
     async def run(self, command: Command[T]) -> T:
@@ -70,36 +75,36 @@ class Pipelined(ABC):
     async def primaries(self) -> Sequence[Executor]: ...
 
     @abstractmethod
-    async def listen(self) -> Any: ...
+    async def listen(self) -> PubSubConnection: ...
 
     @abstractmethod
     async def aclose(self) -> None: ...
 
     def _listen_only_to(self, servers: Container[HostPort | None]) -> None:
-        """Ends the connections that listen to other servers, where nothing may be heard any more."""
+        """Closes the handed-out connections to other servers, where messages may no longer arrive."""
         for connection in list(self._listening):
             if (connection.host, connection.port) not in servers and connection.is_connected:
-                # There is no public way to the transport, and no other way that does not wait.
-                connection._writer.transport.abort()
+                # At once: what redis-py offers waits for the server.
+                abort(connection)
 
     @abstractmethod
     def _call(self, command: Command[Any]) -> asyncio.Future[Any]: ...
 
 
 class PipelinedExecutor(Pipelined):
-    """Runs commands on a few connections to one server, which all callers share.
+    """Runs commands on a few connections to one server, shared by all callers.
 
     Args:
         options: Those of the store.
     """
 
-    #: Replies after which a connection is given up for another one.
+    #: Replies after which a connection is replaced.
     retire_on: tuple[type[Exception], ...] = RETIRE_ON
 
     def __init__(self, options: Options) -> None:
         super().__init__()
         self._options = options
-        self._lanes: Lanes | None = None
+        self._connections: ServerConnections | None = None
 
     @property
     def address(self) -> str:
@@ -110,42 +115,48 @@ class PipelinedExecutor(Pipelined):
     async def primaries(self) -> Sequence[Executor]:
         return [self]
 
-    async def listen(self) -> Any:
+    async def listen(self) -> PubSubConnection:
         self._enter()
-        return await self._connect()
+        connection: PubSubConnection = await self._connect()
+        return connection
 
     async def aclose(self) -> None:
         self._guard.close()
-        if self._lanes is not None:
-            await asyncio.gather(*(connection.aclose() for connection in self._lanes.all))
+        if self._connections is not None:
+            await asyncio.gather(*(connection.aclose() for connection in self._connections.all))
 
     def _call(self, command: Command[Any]) -> asyncio.Future[Any]:
-        lanes = self._lanes
-        if lanes is None or asyncio._get_running_loop() is not self._guard.loop:
-            lanes = self._enter()
-        return lanes.of(command).call(command)
+        connections = self._connections
+        if connections is None or asyncio._get_running_loop() is not self._guard.loop:
+            connections = self._enter()
+        return connections.of(command).call(command)
 
-    def _enter(self) -> Lanes:
-        if self._guard.enter() or self._lanes is None:
-            self._lanes = Lanes(self._options, self._connect, self.address, retire_on=self.retire_on)
+    def _enter(self) -> ServerConnections:
+        if self._guard.enter() or self._connections is None:
+            self._connections = ServerConnections(self._options, self._connect, self.address, retire_on=self.retire_on)
             self._begin()
-        return self._lanes
+        return self._connections
 
     def _begin(self) -> None:
-        """At the first use."""
+        """Runs once, in the event loop that the store then belongs to."""
 
     async def _connect(self) -> Any:
         return await connected(self._options)
 
 
 async def connected(options: Options, **host_and_port: Any) -> Any:
-    """A redis-py connection that is connected; ``host_and_port`` wins over the options."""
-    connection = options.connection_class(**{**options.connection_options, **host_and_port})
-    await connect(connection)
+    """Returns an open redis-py connection; ``host_and_port`` wins over the options."""
+    where = {**options.connection_options, **host_and_port}
+    connection = options.connection_class(**where)
+    try:
+        await connect(connection)
+    except (RedisConnectionError, RedisTimeoutError) as error:
+        hinted(error, where, is_tls=options.target.is_tls)
+        raise
     return connection
 
 
 def _forget(promise: asyncio.Future[Any]) -> None:
-    """Nobody waits for this one any more: that is no "exception was never retrieved"."""
+    """Retrieves the exception of a future without a caller, so that asyncio does not log it."""
     if not promise.cancelled():
         promise.exception()

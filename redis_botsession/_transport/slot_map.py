@@ -1,4 +1,4 @@
-"""Who serves which slots of a Redis Cluster, as CLUSTER SLOTS tells it. Nothing here does I/O."""
+"""The slot map of a Redis Cluster: parses the reply to CLUSTER SLOTS. No I/O."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ SlotRange = tuple[int, int, HostPort, tuple[HostPort, ...]]
 
 
 def parse_slots(reply: Any, asked: str, remap: Callable[[HostPort], HostPort] = lambda address: address) -> list[SlotRange]:
-    """The ranges in the reply to CLUSTER SLOTS (https://redis.io/docs/latest/commands/cluster-slots/).
+    """Parses the reply to CLUSTER SLOTS (https://redis.io/docs/latest/commands/cluster-slots/).
 
     Args:
         reply: Not decoded.
-        asked: The host that was asked: a node that does not know how clients reach it means this one.
-        remap: From what the nodes say to where they are reached.
+        asked: The host that was asked, which a node without a name of its own means.
+        remap: Translates the host and port in the reply to those by which the node is reached.
     """
     ranges = []
     for first, last, *nodes in reply:

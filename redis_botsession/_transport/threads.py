@@ -1,6 +1,6 @@
-"""Runs the asynchronous code of the stores without an event loop: what it awaits blocks the thread instead.
+"""Runs the asynchronous code of the stores without an event loop: where that would wait, the thread blocks.
 
-So the synchronous store has no semantics of its own. Nothing here is awaited in the end: each coroutine runs through at once.
+The synchronous store thus behaves as the asynchronous one. No coroutine is ever suspended: each runs to its end in one step.
 """
 
 from __future__ import annotations
@@ -17,20 +17,23 @@ from weakref import WeakSet, WeakValueDictionary
 import redis
 
 from .._protocol.commands import Argument
+from .._protocol.durability import Durability
 from ..errors import SessionError
-from .client import ClientExecutor, check_encoding, no_client
+from .client import PooledExecutor, check_encoding, no_client
 from .executor import Guard
+from .failures import hinted
+from .options import MAX_CONCURRENCY
 
 T = TypeVar("T")
 
-#: Seconds that ``close`` gives to what is in flight.
-CLOSING: Final = 5.0
+#: Seconds that ``close`` waits for calls in flight.
+DRAIN_SECONDS: Final = 5.0
 
-_SUSPENDED = "a coroutine was suspended where nothing waits for anything; this is a bug, please report it"
+_SUSPENDED: Final = "a coroutine was suspended in the synchronous store; this is a bug, please report it"
 
 
 def run(awaitable: Awaitable[T]) -> T:
-    """What ``awaitable`` gives, all of it in this call."""
+    """Runs an awaitable that never suspends, and returns its result."""
     steps = awaitable.__await__()
     try:
         next(steps)
@@ -41,7 +44,7 @@ def run(awaitable: Awaitable[T]) -> T:
 
 
 def iterate(items: AsyncIterator[T]) -> Iterator[T]:
-    """The items of an asynchronous iterator."""
+    """Yields the items of an asynchronous iterator that never suspends."""
     while True:
         try:
             item = run(items.__anext__())
@@ -50,46 +53,43 @@ def iterate(items: AsyncIterator[T]) -> Iterator[T]:
         yield item
 
 
-class BlockingExecutor(ClientExecutor):
-    """Runs commands on a redis-py synchronous client, in any thread: at most as many at once as ``max_concurrency``.
-
-    Everything else is as in ``ClientExecutor``.
+class BlockingExecutor(PooledExecutor):
+    """Runs commands on a redis-py synchronous client, in any thread.
 
     Args:
         client: A ``redis.Redis``; ``Sentinel.master_for`` gives one, too.
-        durability: As there.
-        max_concurrency: As there.
+        durability: What each write waits for; None: nothing.
+        max_concurrency: Connections used at once; default: 32, or the size of the client's pool if that is less.
 
     Raises:
         TypeError: the client is an asynchronous one, that of a cluster, or none at all.
-        ValueError: as there.
+        ValueError: the client decodes replies, or waits for them no longer than the server waits for replicas and disks.
     """
 
-    def _ways(self, client: Any) -> tuple[Any, Any, Guard]:
-        return _Pool(client.connection_pool), _Slots(self._limit), _ThreadGuard()
-
-    async def aclose(self) -> None:
-        if self._guard.close():
-            self._slots.take_all(CLOSING)
-
-    def _check(self, client: Any) -> None:
-        name = type(client).__name__
+    def __init__(self, client: Any, durability: Durability | None = None, *, max_concurrency: int = MAX_CONCURRENCY) -> None:
         if isinstance(client, redis.asyncio.Redis | redis.asyncio.RedisCluster):
             raise TypeError(
-                f"{name} is an asynchronous client; redis_botsession.sync.SessionStore needs redis.Redis. "
+                f"{type(client).__name__} is an asynchronous client; redis_botsession.sync.SessionStore needs redis.Redis. "
                 "For asyncio there is redis_botsession.SessionStore"
             )
         if isinstance(client, redis.RedisCluster):
             raise TypeError(
-                "the synchronous SessionStore runs on one server or behind Sentinel; for a cluster use the other one"
+                "redis_botsession.sync.SessionStore runs on one server or behind Sentinel; "
+                "for a cluster use redis_botsession.SessionStore, on asyncio"
             )
         if not isinstance(client, redis.Redis):
             raise no_client("redis.Redis", client)
         check_encoding(client)
+        pool = client.connection_pool
+        slots = _Slots(min(max_concurrency, pool.max_connections))
+        super().__init__(client, durability, pool=_Pool(pool), slots=slots, guard=_ThreadGuard())
+
+    async def listen(self) -> None:
+        """Returns None: leases are for asyncio."""
 
 
 class Turn:
-    """A lock of threads, in the shape of asyncio's."""
+    """A lock of threads with the interface of asyncio's."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -101,13 +101,13 @@ class Turn:
         self._lock.release()
 
 
-# One turn at a time for each session and store; a lock lives as long as somebody holds or awaits it.
+# One turn at a time for each session and store. A lock lives as long as a thread holds it or waits for it.
 _turns: WeakValueDictionary[tuple[int, str], Turn] = WeakValueDictionary()
 _turns_lock = threading.Lock()
 
 
 def turn_at(place: tuple[int, str]) -> Turn:
-    """The turn at one session of one store."""
+    """Returns the lock of one session of one store."""
     with _turns_lock:
         return _turns.setdefault(place, Turn())
 
@@ -116,7 +116,7 @@ _all_slots: WeakSet[_Slots] = WeakSet()
 
 
 def _after_fork() -> None:
-    """The threads that held or awaited something are not in the child."""
+    """Renews locks and slots in the child of a fork, which has not the threads that held them."""
     global _turns, _turns_lock
     _turns, _turns_lock = WeakValueDictionary(), threading.Lock()
     for slots in list(_all_slots):
@@ -127,23 +127,23 @@ os.register_at_fork(after_in_child=_after_fork)
 
 
 class _Slots:
-    """A semaphore of threads, in the shape of asyncio's."""
+    """The slots of a store for threads."""
 
     def __init__(self, count: int) -> None:
-        # Not threading.Semaphore: a signal whose handler raises can leave its lock locked for good.
+        # Not threading.Semaphore: a signal whose handler raises can leave its lock locked for ever.
         self._count = count
         self.refill()
         _all_slots.add(self)
 
     def refill(self) -> None:
-        """All are free."""
+        """Makes all slots free."""
         self._free: SimpleQueue[None] = SimpleQueue()
         for _ in range(self._count):
             self._free.put(None)
 
-    def take_all(self, seconds: float) -> None:
-        """Waits until nobody has one, but no longer than that: a signal's handler that raises can lose one for good."""
-        deadline = time.monotonic() + seconds
+    async def take_all(self) -> None:
+        """Waits until all are free, ``DRAIN_SECONDS`` seconds at most: a signal's handler that raises can lose one."""
+        deadline = time.monotonic() + DRAIN_SECONDS
         with suppress(Empty):
             for _ in range(self._count):
                 self._free.get(timeout=max(0, deadline - time.monotonic()))
@@ -173,7 +173,7 @@ class _ThreadGuard(Guard):
 
 
 class _Pool:
-    """A pool of redis-py's synchronous connections, in the shape of its asynchronous ones."""
+    """A pool of synchronous redis-py connections with the interface of an asynchronous one."""
 
     def __init__(self, pool: Any) -> None:
         self._pool = pool
@@ -181,11 +181,12 @@ class _Pool:
     async def get_connection(self) -> _Connection:
         try:
             return _Connection(self._pool.get_connection())
-        except redis.RedisError:
+        except redis.RedisError as error:
+            is_tls = issubclass(self._pool.connection_class, redis.SSLConnection)
+            hinted(error, self._pool.connection_kwargs, is_tls=is_tls)
             raise
         except BaseException:
-            # Interrupted by a signal: redis-py keeps a connection that is half made, without its SELECT for one, as if it were
-            # ready.
+            # Interrupted by a signal: redis-py would keep a half-open connection, without its SELECT for example, as ready.
             self._pool.disconnect(inuse_connections=False)
             raise
 
@@ -194,7 +195,7 @@ class _Pool:
 
 
 class _Connection:
-    """One of them."""
+    """A synchronous redis-py connection behind the interface of the asynchronous one."""
 
     __slots__ = ("connection",)
 

@@ -310,7 +310,7 @@ async def test_a_reply_that_is_lost_locks_nobody_out(
 async def test_a_connection_that_cannot_be_had_is_told_once(
     there: Site, newest_url: str, prefix: str, server: Server, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(listener, "BACKOFF", ConstantBackoff(0.001))
+    monkeypatch.setattr(listener, "RESUBSCRIBE_DELAYS", ConstantBackoff(0.001))
     attempts = 0
 
     async def listen() -> Any:

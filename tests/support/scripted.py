@@ -76,7 +76,7 @@ class Scripted(Proxy):
                 self.roles += 1
                 return encoded([self.role, 0, []])
             case [b"SUBSCRIBE", channel]:
-                return encoded([b"subscribe", channel, 1]).replace(b"*", b">", 1)
+                return encoded([b"subscribe", channel, 1])
         self.asked.append(request)
         return encoded(await self.answer(request))
 
@@ -103,12 +103,13 @@ def store_of(node: Scripted, **options: Any) -> SessionStore:
     return SessionStore.from_url(f"redis+cluster://{node.address}/", **settings)
 
 
-def state(primary: Scripted, epoch: int, *flags: bytes) -> dict[bytes, bytes]:
-    """What a sentinel says of the primary."""
-    return {
+def state(primary: Scripted, epoch: int, *flags: bytes) -> list[bytes]:
+    """A sentinel's reply about the primary, in RESP2: names and values in one list."""
+    fields = {
         b"name": b"bots",
         b"ip": b"127.0.0.1",
         b"port": b"%d" % primary.port,
         b"flags": b",".join((b"master", *flags)),
         b"config-epoch": b"%d" % epoch,
     }
+    return [item for field in fields.items() for item in field]

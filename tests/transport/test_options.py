@@ -62,7 +62,7 @@ def test_connection_options_are_known_to_redispy() -> None:
 def test_from_url_takes_other_options_of_redispy(kind: str) -> None:
     others: Any = {"socket_read_size": 4096, "client_name": "bot"}
     STORES[kind].from_url("redis://localhost", **others)
-    STORES[kind].from_url("redis://localhost?socket_read_size=4096")
+    STORES[kind].from_url("redis://localhost?encoding=ascii")
 
 
 @pytest.mark.parametrize("kind", STORES)

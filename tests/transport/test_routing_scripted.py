@@ -65,7 +65,7 @@ async def test_a_node_that_is_left_keeps_nobody_waiting(
     is_silent: bool, first: Scripted, second: Scripted, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # From when on it counts as silent is not for a test to wait for.
-    monkeypatch.setattr(connection, "_SUSPICIOUS", -math.inf if is_silent else math.inf)
+    monkeypatch.setattr(connection, "SUSPICIOUS_SILENCE", -math.inf if is_silent else math.inf)
     held, others = next_to_each_other()
     is_held, may_answer = asyncio.Event(), asyncio.Event()
     has_told = False
@@ -116,7 +116,7 @@ def next_to_each_other() -> tuple[str, list[str]]:
 
 
 async def test_a_new_map_is_used_at_once_by_those_who_wait_for_it(first: Scripted, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cluster, "BACKOFF", ConstantBackoff(2 * PATIENCE))
+    monkeypatch.setattr(cluster, "REROUTE_DELAYS", ConstantBackoff(2 * PATIENCE))
 
     async def answer(request: Request) -> Any:
         return all_slots(first) if request[0] == b"CLUSTER" else []

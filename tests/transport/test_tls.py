@@ -108,6 +108,12 @@ async def test_a_server_with_an_unknown_certificate_is_refused(tls_url: str) -> 
             await store.update("u", "c", {"n": 1})
 
 
+async def test_tls_server_hints_at_its_scheme(tls_url: str) -> None:
+    async with SessionStore.from_url(tls_url.replace("rediss", "redis"), timeout=0.5) as store:
+        with pytest.raises(redis.ConnectionError, match=r"expect TLS \(rediss://\)\?"):
+            await store.get("u", "c")
+
+
 async def test_a_client_shows_its_certificate(strict_url: str, certificates: Path) -> None:
     options = as_client(certificates)
     async with SessionStore.from_url(strict_url, **options) as store:
