@@ -1,4 +1,4 @@
-"""The store without asyncio, for threads: handlers of Flask, Slack Bolt or pyTelegramBotAPI, and scripts.
+"""The store without asyncio, for threads: handlers of Flask, Slack Bolt or pyTelegramBotAPI, and scripts::
 
     from redis_botsession.sync import SessionStore
 

@@ -1,4 +1,4 @@
-"""The contract of a store, as tests that any store can be put through.
+"""The contract of a store, as tests for any store::
 
     from redis_botsession.testing import StoreContract
 
@@ -6,8 +6,8 @@
         def make_store(self, **options):
             return MyStore(**options)
 
-pytest finds the tests by themselves; it needs no plugin for asyncio. They take some seconds, since they wait for sessions to
-expire.
+pytest collects the tests of the subclass, and needs no plugin for asyncio. They take some seconds, since they wait for
+sessions to expire.
 """
 
 from .contract import StoreContract

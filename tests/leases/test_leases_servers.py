@@ -350,6 +350,6 @@ async def test_behind_sentinels(prefix: str, monkeypatch: pytest.MonkeyPatch) ->
             assert new.ask("EXISTS", key) == 0
 
 
-def test_the_readme_gives_these_permissions() -> None:
-    text = (Path(__file__).parents[2] / "README.md").read_text("utf-8")
+def test_permissions_page_has_those_of_leases() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "operations" / "permissions.md").read_text("utf-8")
     assert f"`{LEASES}`" in " ".join(text.split())

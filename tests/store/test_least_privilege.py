@@ -1,4 +1,4 @@
-"""The user of a bot that may do what the bot needs, and nothing else: the rules that the README gives, on real servers."""
+"""The user of a bot that may do what the bot needs, and nothing else: the rules of the page on permissions, on real servers."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ FSYNC = "+waitaof"
 WATCH = "ACL SETUSER watch on >password resetchannels &+switch-master +sentinel|master +subscribe"
 COMMANDS = re.findall(r"\+\S+", RULE)
 
-README = (Path(__file__).parents[2] / "README.md").read_text("utf-8")
+PAGE = (Path(__file__).parents[2] / "docs" / "operations" / "permissions.md").read_text("utf-8")
 
 
 def server(name: str) -> Server:
@@ -113,11 +113,12 @@ async def use_everything(store: SessionStore, endless: SessionStore) -> None:
     assert await store.clear("u") == 1
 
 
-def test_the_readme_gives_this_rule() -> None:
-    if "ACL SETUSER bot on" in README:
-        spans = re.findall(r"`(ACL SETUSER bot on [^`]+)`", README)
-        assert [" ".join(span.split()) for span in spans] == [RULE]
-        assert f"`{OPERATOR}`" in README
+def test_permissions_page_gives_this_rule() -> None:
+    rules = re.findall(r"^(ACL SETUSER bot on [^`]+)```", PAGE, re.MULTILINE)
+    assert [" ".join(rule.split()) for rule in rules] == [RULE]
+    for more in (OPERATOR, DATABASE, CLIENT_NAME.replace("|", "\\|"), " ".join(CLUSTER).replace("|", "\\|"), REPLICAS, FSYNC):
+        assert f"`{more}`" in PAGE
+    assert WATCH in PAGE
 
 
 @pytest.mark.parametrize("may_load", [False, True], ids=["without SCRIPT LOAD", "with it"])

@@ -19,7 +19,7 @@ from redis_botsession.cli.doctor.checks.version import check_version, product_of
 from redis_botsession.cli.doctor.checks.words import percentile, size
 from redis_botsession.cli.doctor.facts import Clock, Rights, Sample, Shape
 from redis_botsession.cli.doctor.findings import Report, merged
-from redis_botsession.cli.doctor.needs import LEASE_COMMANDS, STORE_COMMANDS
+from redis_botsession.cli.doctor.needs import DOCTOR_RULES, DURABILITY_COMMANDS, LEASE_COMMANDS, STORE_COMMANDS
 
 OK, INFO, WARNING, CRITICAL = Severity
 MIB = 1 << 20
@@ -243,11 +243,17 @@ def test_commands_that_the_server_does_not_have() -> None:
     assert severities(check_access(Rights("bot", "trying", absent=("EVAL",)), "p:")) == {"user": OK, "commands": CRITICAL}
 
 
-def test_the_readme_names_the_same_commands() -> None:
-    readme = (Path(__file__).parents[3] / "README.md").read_text("utf-8")
-    if rule := re.search(r"`ACL SETUSER bot on ([^`]+)`", readme):
-        named = re.findall(r"\+(\S+)", rule[1]) + re.findall(r"`\+(scan)`", readme)
-        assert {name.upper() for name in named} == set(STORE_COMMANDS)
+def test_permissions_page_names_the_same_commands() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "operations" / "permissions.md").read_text("utf-8")
+    rule = re.search(r"ACL SETUSER bot on ([^`]+)```", page)
+    assert rule
+    named = re.findall(r"\+(\S+)", rule[1]) + re.findall(r"`\+(scan)`", page)
+    assert {name.upper() for name in named} == set(STORE_COMMANDS)
+    leases = re.search(r"leases[^|]*\| `([^`]+)`", page)
+    assert leases
+    assert [name.upper() for name in re.findall(r"\+(\S+)", leases[1])] == list(LEASE_COMMANDS)
+    assert all(f"`+{name.lower()}`" in page for name in DURABILITY_COMMANDS)
+    assert " ".join(DOCTOR_RULES) in " ".join(page.split())
 
 
 def test_what_is_not_known_is_not_judged() -> None:
