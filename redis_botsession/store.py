@@ -78,35 +78,36 @@ class SessionStore(CommandStore):
 
     @classmethod
     def from_url(cls, url: str, **options: Unpack[StoreOptions]) -> Self:
-        """A store with pipelined connections of its own: the fast way. ``aclose`` closes them.
+        """Makes a store with connections of its own, which ``aclose`` closes: the fast way.
 
-        They are made when they are first needed, shared by all callers, and made anew when they are lost. What was not sent
-        yet is sent then; what was sent and does no harm twice (reads, touch, delete, clear) is sent once more.
+        Connections are opened when they are first needed, shared by all callers, and opened again when they are lost. Calls
+        that were not sent yet are sent then; commands that may be repeated (reads, touch, delete, clear) are resent once.
 
         Args:
             url: ``redis://user:password@host:6379/0`` or ``unix://``, as redis-py takes it;
                 ``redis+cluster://host:port,host:port/``, some nodes of a Redis Cluster;
-                ``redis+sentinel://host:port,host:port/service``, sentinels and what they call the primary, a database after
-                another slash. With ``rediss`` for TLS. Credentials are those of the servers, those of sentinels are
+                ``redis+sentinel://host:port,host:port/service``, sentinels and their name for the primary, a database after
+                another slash. With ``rediss`` for TLS. The credentials are those of the servers; sentinels have
                 ``sentinel_username`` and ``sentinel_password``. Special characters in them are percent-encoded.
-            prefix: As for the class.
-            ttl: As for the class.
-            codec: As for the class.
-            max_bytes: As for the class.
-            replicas: As for the class; durable writes take ``max_connections`` more connections.
-            fsync: As for the class.
-            wait_timeout: As for the class; less than ``socket_timeout``.
-            timeout: Seconds that a round trip may take in all, with waiting, connecting, redirections and sending again.
-            max_connections: How many connections to a server; all commands of one user go over one of them, in order.
-            max_in_flight: Replies that may be due at once on one connection; callers beyond wait.
-            **options: For redis-py's connections, like ``ssl_ca_certs``, ``protocol``, ``socket_connect_timeout`` (seconds;
-                5 unless given), or ``socket_timeout`` (seconds; 5 unless given): a connection that is silent for so long
-                while replies are due is given up. For a cluster also ``address_remap``, as redis-py's ``RedisCluster`` takes
-                it: from the (host, port) that the nodes tell to that by which they are reached. Options in the URL win.
+            **options: Those of the store, and those of redis-py's connections. Options in the URL win. All are optional:
+
+                - ``prefix``, ``ttl``, ``codec``, ``max_bytes``: as for the class; not in the URL.
+                - ``fsync``: as for the class.
+                - ``replicas``: as for the class; durable writes take ``max_connections`` more connections.
+                - ``wait_timeout``: as for the class; less than ``socket_timeout``.
+                - ``timeout``: seconds that a call may take in all, with waiting, connecting, redirections and resending; 10.
+                - ``max_connections``: connections to each server; the commands of one user go over one of them, in order; 4.
+                - ``max_in_flight``: replies that may be due at once on one connection; further callers wait; 1024.
+                - ``address_remap``, for a cluster: a function, as redis-py's ``RedisCluster`` takes it, from the (host, port)
+                  that nodes announce to the one by which they are reached.
+                - ``socket_timeout``: seconds; a connection that is silent for so long while replies are due is dropped; 5.
+                - ``socket_connect_timeout``: seconds; 5.
+                - ``ssl_ca_certs``, ``ssl_certfile``, ``username``, ``protocol``, ...: see redis-py.
 
         Raises:
-            TypeError: an option that does not exist.
-            ValueError: not such a URL, a number that is out of range, or ``decode_responses=True``.
+            TypeError: an option that does not exist, or is of a wrong type.
+            ValueError: not a Redis URL, a number that is out of range, a file that cannot be read, or
+                ``decode_responses=True``.
         """
         all_options = Options.parse(url, options)
         return cls(

@@ -132,24 +132,17 @@ class SessionStore:
 
     @classmethod
     def from_url(cls, url: str, **options: Unpack[SyncStoreOptions]) -> Self:
-        """A store with a client of its own, which ``close`` closes.
+        """Makes a store with a client of its own, which ``close`` closes.
 
         Args:
             url: ``redis://``, ``rediss://``, ``unix://`` or ``redis+sentinel://``, as for ``redis_botsession.SessionStore``.
-            prefix: As for the class.
-            ttl: As for the class.
-            codec: As for the class.
-            max_bytes: As for the class.
-            replicas: As for the class.
-            fsync: As for the class.
-            wait_timeout: As for the class.
-            max_connections: As for the class.
-            **options: For redis-py's connections, like ``ssl_ca_certs`` or ``socket_timeout`` (seconds; 5 unless given).
-                Options in the URL win.
+            **options: Those of the class, and those of redis-py's connections, like ``ssl_ca_certs`` or ``socket_timeout``
+                (seconds; 5 unless given). Options in the URL win.
 
         Raises:
-            TypeError: an option that does not exist.
-            ValueError: not such a URL, that of a cluster, a number that is out of range, or ``decode_responses=True``.
+            TypeError: an option that does not exist, or is of a wrong type.
+            ValueError: not a Redis URL, that of a cluster, a number that is out of range, a file that cannot be read, or
+                ``decode_responses=True``.
         """
         all_options = Options.parse_for_threads(url, options)
         client, *others = _clients_of(all_options)

@@ -30,6 +30,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "_protocol": ("layout", "scripts", "replies", "commands", "durability"),
     "_transport": (
         "executor",
+        "urls",
         "options",
         "redispy",
         "failures",

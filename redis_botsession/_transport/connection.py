@@ -130,9 +130,7 @@ class PipelinedConnection:
         """Sends a command at the end of this tick, and returns a future of its reply, which may be cancelled."""
         promise = self._loop.create_future()
         if not self._is_flush_due:
-            self._is_flush_due = True
-            self._now = self._loop.time()
-            self._loop.call_soon(self._flush)
+            self._schedule_flush()
         self._pipeline.submit(Call(command, promise, self._now + self._timeout))
         return promise
 

@@ -14,16 +14,19 @@ from ssl import TLSVersion, VerifyMode
 from typing import Any, ClassVar, Final, Self, TypedDict, TypeVar
 
 from redis import connection as threads
-from redis.asyncio.connection import Connection, SSLConnection, UnixDomainSocketConnection, parse_url
+from redis.asyncio.connection import Connection, SSLConnection, UnixDomainSocketConnection
 from redis.credentials import CredentialProvider
 
 from .._codec.codec import DEFAULT_MAX_BYTES, Codec
 from .._protocol.durability import DEFAULT_WAIT, Durability, durability_of
 from .._session.times import DEFAULT_TTL, TTL
+from .urls import HostPort as HostPort
+from .urls import Target as Target
+from .urls import no_databases
+from .urls import read_url as read_url
 
 N = TypeVar("N", int, float)
 
-HostPort = tuple[str, int]
 
 DEFAULT_PREFIX: Final = "bot:session:"
 #: Connections that a store on a redis-py client, or for threads, uses at once; more make one Python process no faster.
@@ -40,19 +43,8 @@ THREADS_CLASSES: Final[Mapping[type, Callable[..., Any]]] = {
 }
 _TRUE: Final = frozenset({"1", "true", "yes", "on"})
 
-_MANY: Final = re.compile(r"(?P<scheme>rediss?)\+(?P<kind>cluster|sentinel)://(?P<rest>.*)", re.DOTALL)
-# An @ behind the hosts means a password with a / or ? in it: the text before it is no host, and must not be shown as one.
-_REST: Final = re.compile(r"(?:(?P<user>[^/?#]*)@)?(?P<hosts>[^/?#@]*)(?P<path>/[^?#@]*)?(?P<query>\?[^#@]*)?")
-_UNIX: Final = re.compile(r"[^/?#]*@/[^?#@]+(\?[^#@]*)?|/[^?#]+(\?[^#]*)?")
-_DATABASE: Final = re.compile(r"/?|/[0-9]+/?")
+
 _UNKNOWN: Final = re.compile(r"unexpected keyword argument '(\w+)'")
-_HOSTS: Final = re.compile(r"(\[[^][]+\](:[^][:,]*)?|[^][,]*)(,(\[[^][]+\](:[^][:,]*)?|[^][,]*))*")
-_LAST_PORT: Final = 65535
-_ENCODING: Final = (
-    "something special is not percent-encoded in a user, password or option: "
-    "/ as %2F, ? as %3F, # as %23, @ as %40, : as %3A, [ as %5B"
-)
-_PORTS: Final = {"cluster": 6379, "sentinel": 26379}
 
 
 class ConnectionOptions(TypedDict, total=False):
@@ -100,34 +92,6 @@ class StoreOptions(SyncStoreOptions, total=False):
     timeout: float
     max_in_flight: int
     address_remap: Callable[[HostPort], HostPort] | None
-
-
-@dataclass(frozen=True, slots=True)
-class Target:
-    """The content of a URL.
-
-    Attributes:
-        kind: ``"server"``, ``"cluster"`` or ``"sentinel"``.
-        options: For redis-py's connections, with their ``connection_class``; ``host`` and ``port`` for a server only.
-        seeds: Hosts and ports of some nodes of the cluster, or of the sentinels.
-        service: The name under which sentinels know the primary.
-    """
-
-    kind: str
-    # There may be a password in them.
-    options: dict[str, Any] = field(repr=False)
-    seeds: tuple[HostPort, ...] = ()
-    service: str = ""
-
-    @property
-    def is_tls(self) -> bool:
-        """Whether connections are encrypted."""
-        return self.options.get("connection_class") is SSLConnection
-
-    @property
-    def connection_options(self) -> dict[str, Any]:
-        """The options in the URL that are redis-py's, without those of the store."""
-        return {name: value for name, value in self.options.items() if name not in Options.names}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -263,7 +227,7 @@ def _split(target: Target, given: Mapping[str, Any], names: Container[str]) -> t
         raise ValueError("decode_responses=True: sessions hold bytes that are not text; leave it out")
     own = {name: options.pop(name) for name in list(options) if name in names}
     if target.kind == "cluster" and options.get("db"):
-        raise _no_databases()
+        raise no_databases()
     for name in _FILES & options.keys():
         _check_file(name, options[name])
     for name, convert in _CONVERTED.items():
@@ -280,10 +244,6 @@ def _check_file(name: str, path: Any) -> None:
         Path(path).open("rb").close()
     except (OSError, ValueError) as error:
         raise ValueError(f"{name}: cannot read {str(path)!r}: {getattr(error, 'strerror', None) or error}") from error
-
-
-def _no_databases() -> ValueError:
-    return ValueError("a Redis Cluster has one database only, 0: leave the database out")
 
 
 def _positive(kind: type[N]) -> Callable[[str, Any], N]:
@@ -324,46 +284,6 @@ _FILES: Final = frozenset({"ssl_ca_certs", "ssl_certfile", "ssl_keyfile"})
 _NOT_IN_URLS: Final = frozenset({"prefix", "ttl", "codec", "max_bytes"})
 
 
-def read_url(url: str) -> Target:
-    """Parses ``redis://``, ``rediss://``, ``unix://``, ``redis+cluster://``, ``redis+sentinel://`` and both with ``rediss``.
-
-    Raises:
-        TypeError: not a ``str``.
-        ValueError: not one of these URLs.
-    """
-    if not isinstance(url, str):
-        raise TypeError(f"a Redis URL must be str, not {type(url).__name__}")
-    # As redis-py does with a newline at the end; here it would become part of a service's name.
-    url = url.strip()
-    many = _MANY.fullmatch(url)
-    if many is None:
-        return Target("server", _options(url))
-    rest = _REST.fullmatch(many["rest"])
-    if rest is None:
-        raise _unreadable(url)
-    kind, path = many["kind"], (rest["path"] or "").strip("/")
-    service = ""
-    if kind == "sentinel":
-        service, _, path = path.partition("/")
-        if not service:
-            raise ValueError(
-                "a redis+sentinel:// URL ends in the name of the service: redis+sentinel://host:port,host:port/NAME"
-            )
-    user = f"{rest['user']}@" if rest["user"] is not None else ""
-    seeds, options = [], {}
-    for host in rest["hosts"].split(","):
-        options = _options(f"{many['scheme']}://{user}{host}/{path}{rest['query'] or ''}")
-        # A port alone is no host: its default would be this machine.
-        if not host or host.startswith(":"):
-            raise ValueError(
-                f"a redis+{kind}:// URL names hosts, with commas between them: redis+{kind}://host:port,host:port/..."
-            )
-        seeds.append((options.pop("host"), options.pop("port", _PORTS[kind])))
-    if kind == "cluster" and options.get("db"):
-        raise _no_databases()
-    return Target(kind, options, tuple(seeds), service)
-
-
 def checked(kind: Callable[..., Any], options: Mapping[str, Any]) -> Any:
     """Makes a redis-py connection with these options, without connecting, to check them.
 
@@ -382,66 +302,6 @@ def checked(kind: Callable[..., Any], options: Mapping[str, Any]) -> Any:
         ) from error
 
 
-def _options(url: str) -> dict[str, Any]:
-    error, options = None, dict[str, Any]()
-    try:
-        options = dict(parse_url(url))
-    except ValueError as refusal:
-        error = str(refusal)
-    if error is None and isinstance(protocol := options.get("protocol"), str):
-        # Before redis-py 7 it stays text.
-        if protocol.isdecimal():
-            options["protocol"] = int(protocol)
-        else:
-            error = "Invalid value for 'protocol' in connection URL."
-    # Outside of the except clause: urllib's message has a piece of the URL in it, and would remain as the context.
-    if error is None:
-        _check(url)
-        return options
-    if error.startswith("Invalid value for"):
-        _check(url)
-        raise ValueError(error)
-    if error.startswith("Redis URL must"):
-        raise ValueError(f"{error} (or redis+cluster://, redis+sentinel://)")
-    raise _unreadable(url)
-
-
-def _check(url: str) -> None:
-    """Refuses a URL that redis-py would misread."""
-    scheme, _, rest = url.partition(":")
-    if scheme.lower() == "unix":
-        if not _UNIX.fullmatch(rest.removeprefix("//")):
-            raise _unreadable(url)
-        return
-    parts = _REST.fullmatch(rest.removeprefix("//"))
-    if parts is None or not rest.startswith("//") or not _DATABASE.fullmatch(parts["path"] or ""):
-        raise _unreadable(url)
-
-
-def _unreadable(url: str) -> ValueError:
-    """Names the cause, without a part of the URL: each of them may be a piece of a password."""
-    scheme, _, rest = url.partition(":")
-    if scheme.lower() == "unix":
-        return ValueError(
-            "this unix:// URL cannot be read: it is unix:///path or unix://user:password@/path. Percent-encode what is "
-            "special in a user, password or path: / (but for the path's own) as %2F, ? as %3F, # as %23, @ as %40"
-        )
-    parts = _REST.fullmatch(rest.removeprefix("//"))
-    if not rest.startswith("//"):
-        cause = "its scheme is followed by ://"
-    elif parts is None:
-        cause = _ENCODING
-    elif not _HOSTS.fullmatch(parts["hosts"]):
-        cause = "an IPv6 address stands in brackets, like [::1]:6379"
-    elif not all(map(_is_port, parts["hosts"].split(","))):
-        cause = "the port behind the host is a number from 0 to 65535"
-    elif not _DATABASE.fullmatch(parts["path"] or ""):
-        cause = "the database at the end is a number, like /0"
-    else:
-        cause = _ENCODING
-    return ValueError(f"this Redis URL cannot be read: {cause}")
-
-
-def _is_port(host_and_port: str) -> bool:
-    _, _, port = host_and_port.rpartition("]")[2].partition(":")
-    return not port or (port.isascii() and port.isdecimal() and int(port) <= _LAST_PORT)
+def connection_options(target: Target) -> dict[str, Any]:
+    """Returns the options in a URL that are redis-py's, without those of the store."""
+    return {name: value for name, value in target.options.items() if name not in Options.names}

@@ -81,9 +81,7 @@ async def assert_clean(workload: Workload, url: str, prefix: str) -> None:
 # --- all nodes are one store
 
 
-async def test_sessions_are_on_all_nodes_and_found_on_all(
-    cluster: ClusterServers, cluster_store: SessionStore, prefix: str
-) -> None:
+async def test_cluster_store_uses_all_nodes(cluster: ClusterServers, cluster_store: SessionStore, prefix: str) -> None:
     users = [str(number) for number in range(200)]
     await asyncio.gather(*(cluster_store.update(user, channel, {"of": user}) for user in users for channel in ("a", "b")))
     for node in cluster.primaries():
@@ -99,7 +97,7 @@ async def test_sessions_are_on_all_nodes_and_found_on_all(
     assert await cluster_store.size() == 0
 
 
-async def test_a_cluster_client_gives_its_settings(cluster: ClusterServers, prefix: str) -> None:
+async def test_cluster_client_settings_are_taken_over(cluster: ClusterServers, prefix: str) -> None:
     async with redis.asyncio.RedisCluster("127.0.0.1", cluster.primaries()[0].port) as client:
         async with SessionStore(client, prefix=prefix) as store:
             await asyncio.gather(*(store.update(user, "c", {"n": user}) for user in range(50)))
@@ -109,7 +107,7 @@ async def test_a_cluster_client_gives_its_settings(cluster: ClusterServers, pref
 
 
 @pytest.mark.parametrize("kind", ["from_url", "client"])
-async def test_nodes_are_reached_by_the_addresses_that_they_have_here(kind: str, newest: ClusterServers, prefix: str) -> None:
+async def test_address_remap_translates_hosts_and_ports(kind: str, newest: ClusterServers, prefix: str) -> None:
     async with AsyncExitStack() as stack:
         proxies = {node.port: await stack.enter_async_context(Proxy(node.url)) for node in newest.nodes}
 
@@ -133,14 +131,14 @@ async def test_nodes_are_reached_by_the_addresses_that_they_have_here(kind: str,
             assert all(proxies[node.port].connections for node in newest.primaries())
 
 
-async def test_a_server_without_cluster_says_so(newest_url: str) -> None:
+async def test_cluster_url_of_one_server_is_refused(newest_url: str) -> None:
     address = newest_url.removeprefix("redis://").partition("/")[0]
     async with SessionStore.from_url(f"redis+cluster://{address}/") as store:
         with pytest.raises(redis.ResponseError, match="cluster support disabled"):
             await store.update("u", "c", {"n": 1})
 
 
-async def test_a_cluster_that_is_not_there_is_waited_for_and_then_told() -> None:
+async def test_cluster_that_is_down_fails_at_the_timeout() -> None:
     async with SessionStore.from_url("redis+cluster://127.0.0.1:1,127.0.0.1:2/", timeout=0.3) as store:
         with pytest.raises(redis.ConnectionError, match=r"127\.0\.0\.1:[12]"):
             await store.update("u", "c", {"n": 1})
@@ -148,7 +146,7 @@ async def test_a_cluster_that_is_not_there_is_waited_for_and_then_told() -> None
             await store.size()
 
 
-async def test_closing_leaves_no_task_and_refuses_what_comes_after(cluster: ClusterServers, prefix: str) -> None:
+async def test_cluster_aclose_leaves_no_task(cluster: ClusterServers, prefix: str) -> None:
     before = asyncio.all_tasks()
     store = SessionStore.from_url(cluster.url, prefix=prefix)
     calls = [asyncio.ensure_future(store.update(user, "c", {"n": 1})) for user in range(50)]
@@ -163,7 +161,7 @@ async def test_closing_leaves_no_task_and_refuses_what_comes_after(cluster: Clus
 # --- slots move
 
 
-async def test_sessions_of_slots_that_move_are_used_as_if_nothing_was(cluster: ClusterServers, prefix: str) -> None:
+async def test_cluster_store_follows_moving_slots(cluster: ClusterServers, prefix: str) -> None:
     slots = slots_of("w-")
 
     async with (
@@ -185,7 +183,7 @@ async def test_sessions_of_slots_that_move_are_used_as_if_nothing_was(cluster: C
         await assert_clean(workload, cluster.url, prefix)
 
 
-async def test_resharding_by_the_command_line_is_not_noticed(newest: ClusterServers, prefix: str) -> None:
+async def test_cluster_store_survives_resharding(newest: ClusterServers, prefix: str) -> None:
     cli, env = NEWEST[0].cli()
     source, target = newest.primaries()[:2]
 
@@ -221,9 +219,7 @@ async def test_resharding_by_the_command_line_is_not_noticed(newest: ClusterServ
         assert await store.size() >= 2000
 
 
-async def test_what_has_moved_while_the_slot_has_not_is_asked_for(
-    cluster: ClusterServers, cluster_store: SessionStore, prefix: str
-) -> None:
+async def test_cluster_store_follows_ask(cluster: ClusterServers, cluster_store: SessionStore, prefix: str) -> None:
     slot = slot_of("u")
     source = cluster.primary_of(slot)
     target = others(cluster, source)[0]
@@ -247,9 +243,7 @@ async def test_what_has_moved_while_the_slot_has_not_is_asked_for(
     assert await cluster_store.clear("u") == 10
 
 
-async def test_a_session_half_of_which_has_moved_is_waited_for(
-    cluster: ClusterServers, cluster_store: SessionStore, prefix: str
-) -> None:
+async def test_cluster_store_retries_tryagain(cluster: ClusterServers, cluster_store: SessionStore, prefix: str) -> None:
     slot = slot_of("u")
     source = cluster.primary_of(slot)
     target = others(cluster, source)[0]
@@ -275,7 +269,7 @@ async def test_a_session_half_of_which_has_moved_is_waited_for(
 # --- primaries go
 
 
-async def test_a_killed_primary_is_replaced_and_only_what_was_not_replicated_is_lost(
+async def test_cluster_failover_loses_only_unreplicated_writes(
     mortal: ClusterServers, prefix: str, record_property: Any
 ) -> None:
     slots = slots_of("w-")
@@ -302,7 +296,7 @@ async def test_a_killed_primary_is_replaced_and_only_what_was_not_replicated_is_
     record_property("lost", len(violations))
 
 
-async def test_a_replica_that_takes_over_in_good_order_is_not_noticed(newest: ClusterServers, prefix: str) -> None:
+async def test_cluster_store_survives_a_manual_failover(newest: ClusterServers, prefix: str) -> None:
     async with SessionStore.from_url(newest.url, prefix=prefix) as store:
         workload = Workload("takeover", [store], prefix="w-")
 
@@ -324,7 +318,7 @@ async def test_a_replica_that_takes_over_in_good_order_is_not_noticed(newest: Cl
 
 
 @pytest.mark.parametrize("server", NEWEST, ids=lambda server: server.id)
-async def test_a_primary_that_hangs_is_left_when_another_has_taken_over(server: Server, prefix: str) -> None:
+async def test_cluster_store_leaves_a_hanging_primary(server: Server, prefix: str) -> None:
     with ClusterServers(*locate_or_skip(server)) as cluster:
         options: dict[str, Any] = {"prefix": prefix, "timeout": 30, "socket_timeout": 1}
         async with SessionStore.from_url(cluster.url, **options) as store:

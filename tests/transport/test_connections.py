@@ -61,7 +61,7 @@ WRITES: dict[str, Call] = {
 
 
 @pytest.mark.parametrize("write", WRITES.values(), ids=WRITES)
-async def test_a_write_without_a_reply_is_not_sent_again(
+async def test_write_without_reply_is_not_resent(
     write: Call, flaky: SessionStore, direct: SessionStore, proxy: LosingProxy
 ) -> None:
     # The scripts are loaded: a NOSCRIPT would be the reply that is lost.
@@ -94,7 +94,7 @@ RESENT: dict[str, tuple[Call, bytes, object]] = {
 
 
 @pytest.mark.parametrize(("call", "needle", "result"), RESENT.values(), ids=RESENT)
-async def test_what_does_no_harm_is_sent_again(
+async def test_repeatable_commands_are_resent(
     call: Call, needle: bytes, result: object, flaky: SessionStore, direct: SessionStore, proxy: LosingProxy
 ) -> None:
     await flaky.update("u", "c", {"n": 1})
@@ -108,7 +108,7 @@ async def test_what_does_no_harm_is_sent_again(
     assert proxy.lose_replies == 0
 
 
-async def test_a_load_is_sent_again_with_its_touch(flaky: SessionStore, proxy: LosingProxy) -> None:
+async def test_load_is_resent_with_its_touch(flaky: SessionStore, proxy: LosingProxy) -> None:
     await flaky.update("u", "c", {"n": 1})
     for touch in (False, True):
         proxy.lose_replies = 1
@@ -120,7 +120,7 @@ async def test_a_load_is_sent_again_with_its_touch(flaky: SessionStore, proxy: L
         await flaky.get("u", "c")
 
 
-async def test_a_conditional_delete_is_not_sent_again(flaky: SessionStore, direct: SessionStore, proxy: LosingProxy) -> None:
+async def test_conditional_delete_is_not_resent(flaky: SessionStore, direct: SessionStore, proxy: LosingProxy) -> None:
     version = await flaky.update("u", "c", {"n": 1})
     await direct.delete("u", "none")
     proxy.lose_replies = 1
@@ -132,7 +132,7 @@ async def test_a_conditional_delete_is_not_sent_again(flaky: SessionStore, direc
 # --- servers that are not there, or not answering
 
 
-async def test_a_server_that_is_not_there_is_told_as_such() -> None:
+async def test_client_store_reports_an_absent_server() -> None:
     async with SessionStore.from_url("redis://:hidden@127.0.0.1:1/0", timeout=0.2) as store:
         calls: list[Callable[[], Awaitable[object]]] = [
             lambda: store.get("u", "c"),
@@ -145,7 +145,7 @@ async def test_a_server_that_is_not_there_is_told_as_such() -> None:
             assert "hidden" not in f"{caught.value} {store!r}"
 
 
-async def test_a_stalled_server_stalls_nobody_for_long() -> None:
+async def test_client_store_times_out_on_a_stalled_server() -> None:
     with LocalServer(find_server(), tcp=True) as server:
         async with SessionStore.from_url(server.url, timeout=2, socket_timeout=0.2) as store:
             await store.update("u", "c", {"n": 1})
@@ -159,7 +159,7 @@ async def test_a_stalled_server_stalls_nobody_for_long() -> None:
             assert await store.get("u", "c")
 
 
-async def test_a_restarted_server_is_found_again() -> None:
+async def test_client_store_reconnects_after_a_restart() -> None:
     server = LocalServer(find_server(), tcp=True)
     server.start()
     port = urlsplit(server.url).port
@@ -181,7 +181,7 @@ async def test_a_restarted_server_is_found_again() -> None:
 # --- many callers
 
 
-async def test_more_callers_than_connections_wait_for_their_turn(newest_url: str, prefix: str) -> None:
+async def test_client_executor_queues_callers_beyond_its_connections(newest_url: str, prefix: str) -> None:
     # redis-py's default pool has 100 connections and an error for the 101st caller.
     async with redis.asyncio.Redis.from_url(newest_url) as client, SessionStore(client, prefix=prefix) as store:
         await asyncio.gather(*(store.update(n, "c", {"n": n}) for n in range(2000)))
@@ -190,7 +190,7 @@ async def test_more_callers_than_connections_wait_for_their_turn(newest_url: str
         assert len(await client.client_list()) < 100
 
 
-async def test_a_client_with_one_connection(newest_url: str, prefix: str) -> None:
+async def test_client_executor_works_with_one_connection(newest_url: str, prefix: str) -> None:
     async with (
         redis.asyncio.Redis.from_url(newest_url, max_connections=1) as client,
         SessionStore(client, prefix=prefix) as store,
@@ -199,7 +199,7 @@ async def test_a_client_with_one_connection(newest_url: str, prefix: str) -> Non
         assert len(await store.channels("u")) == 50
 
 
-async def test_a_cancelled_call_never_gives_its_reply_to_another(newest_url: str, prefix: str) -> None:
+async def test_client_executor_keeps_replies_of_cancelled_calls_apart(newest_url: str, prefix: str) -> None:
     dice = random.Random(7)  # noqa: S311 - a test that can be repeated
     async with SessionStore.from_url(newest_url, prefix=prefix) as store:
         for user in range(40):
@@ -227,7 +227,7 @@ async def test_a_cancelled_call_never_gives_its_reply_to_another(newest_url: str
             assert (await load(store, user)).data["me"] == user
 
 
-async def test_a_cancelled_call_is_cancelled(newest_url: str, prefix: str) -> None:
+async def test_client_executor_cancels_calls(newest_url: str, prefix: str) -> None:
     dice = random.Random(7)  # noqa: S311 - a test that can be repeated
     async with SessionStore.from_url(newest_url, prefix=prefix) as store:
         await store.update("u", "c", {"n": 1})
@@ -250,7 +250,7 @@ async def test_a_cancelled_call_is_cancelled(newest_url: str, prefix: str) -> No
 # --- closing
 
 
-async def test_aclose_finishes_what_is_in_flight_and_refuses_the_rest(newest_url: str, prefix: str) -> None:
+async def test_client_store_aclose_finishes_calls_in_flight(newest_url: str, prefix: str) -> None:
     store = SessionStore.from_url(newest_url, prefix=prefix)
     calls = [asyncio.create_task(store.update("u", n, {"n": n})) for n in range(200)]
     # Let them begin.
@@ -263,7 +263,7 @@ async def test_aclose_finishes_what_is_in_flight_and_refuses_the_rest(newest_url
             await late
 
 
-async def test_aclose_closes_its_own_connections_and_no_others(newest_url: str, prefix: str) -> None:
+async def test_store_aclose_leaves_clients_open(newest_url: str, prefix: str) -> None:
     async with redis.asyncio.Redis.from_url(newest_url, client_name=f"{prefix}mine") as client:
 
         async def named(name: str) -> int:
@@ -285,7 +285,7 @@ async def test_aclose_closes_its_own_connections_and_no_others(newest_url: str, 
 # --- clients and URLs
 
 
-async def test_clients_that_cannot_serve_are_refused_with_the_reason() -> None:
+async def test_store_refuses_unsuitable_clients() -> None:
     with pytest.raises(ValueError, match="decode_responses=True"):
         SessionStore(redis.asyncio.Redis(decode_responses=True))
     with pytest.raises(ValueError, match="decode_responses=True"):
@@ -309,12 +309,12 @@ async def test_clients_that_cannot_serve_are_refused_with_the_reason() -> None:
 
 
 @pytest.mark.parametrize("bad", ["{", "}", "*", "?", "[a]", "a\\"])
-def test_prefixes_that_could_meet_other_keys_are_refused(bad: str) -> None:
+def test_store_refuses_ambiguous_prefixes(bad: str) -> None:
     with pytest.raises(ValueError, match="prefix"):
         SessionStore(redis.asyncio.Redis(), prefix=f"bot{bad}:")
 
 
-def test_other_bad_settings_are_refused() -> None:
+def test_store_refuses_bad_settings() -> None:
     client = redis.asyncio.Redis()
     for ttl in (0, -1, float("nan")):
         with pytest.raises(ValueError, match="ttl"):
@@ -327,7 +327,7 @@ def test_other_bad_settings_are_refused() -> None:
         SessionStore(client, prefix=b"bot:")  # type: ignore[arg-type] # on purpose
 
 
-async def test_url_with_user_password_and_database(prefix: str, caplog: pytest.LogCaptureFixture) -> None:
+async def test_from_url_uses_user_password_and_database(prefix: str, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
     with LocalServer(find_server(), tcp=True, options=["--requirepass", "pa%ss"]) as server:
         host = server.url.removeprefix("redis://").removesuffix("/0")
@@ -346,7 +346,7 @@ async def test_url_with_user_password_and_database(prefix: str, caplog: pytest.L
     assert "pa%" not in caplog.text
 
 
-async def test_unix_socket() -> None:
+async def test_from_url_connects_to_a_unix_socket() -> None:
     with LocalServer(find_server()) as server:
         assert server.url.startswith("unix://")
         async with SessionStore.from_url(server.url) as store:

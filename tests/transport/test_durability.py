@@ -109,13 +109,13 @@ async def lost_in_a_failover(pair: Pair, prefix: str, **options: Any) -> tuple[s
     return told, told - kept
 
 
-async def test_without_it_acknowledged_writes_are_lost(pair: Pair, prefix: str) -> None:
+async def test_durability_off_loses_writes_in_a_failover(pair: Pair, prefix: str) -> None:
     told, lost = await lost_in_a_failover(pair, prefix)
     assert told
     assert lost
 
 
-async def test_with_it_none_is(pair: Pair, prefix: str) -> None:
+async def test_durability_on_loses_no_write_in_a_failover(pair: Pair, prefix: str) -> None:
     told, lost = await lost_in_a_failover(pair, prefix, replicas=1)
     assert told
     assert not lost
@@ -133,7 +133,7 @@ async def guarded(request: pytest.FixtureRequest, newest_pair: Pair, prefix: str
         yield await stack.enter_async_context(store)
 
 
-async def test_the_error_says_that_it_was_applied_and_what_is_missing(guarded: SessionStore, newest_pair: Pair) -> None:
+async def test_durability_unproven_says_what_is_missing(guarded: SessionStore, newest_pair: Pair) -> None:
     version = await guarded.set("u", "c", BotSession("u", "c", {"n": 1}))
     newest_pair.cut()
     with pytest.raises(
@@ -157,7 +157,7 @@ async def test_the_error_says_that_it_was_applied_and_what_is_missing(guarded: S
     assert await guarded.clear("u") == 0
 
 
-async def test_all_writes_of_a_moment_share_one_wait_and_reads_do_not_wait(newest_pair: Pair, prefix: str) -> None:
+async def test_durable_writes_share_one_wait(newest_pair: Pair, prefix: str) -> None:
     options: dict[str, Any] = {"replicas": 1, "wait_timeout": 4.0, "max_connections": 1}
     async with (
         SessionStore.from_url(newest_pair.url, prefix=prefix, **options) as store,
@@ -181,7 +181,7 @@ async def test_all_writes_of_a_moment_share_one_wait_and_reads_do_not_wait(newes
 
 
 @pytest.mark.parametrize("server", SYNCING, ids=lambda server: server.id)
-async def test_what_is_on_disk_outlives_the_server(server: Server, prefix: str, tmp_path: Path) -> None:
+async def test_fsync_writes_outlive_the_server(server: Server, prefix: str, tmp_path: Path) -> None:
     binary, env = locate_or_skip(server)
     # With "always" there would be nothing to wait for.
     local = LocalServer(binary, env=env, data=tmp_path, tcp=True, options=["--appendfsync", "everysec"])
@@ -197,7 +197,7 @@ async def test_what_is_on_disk_outlives_the_server(server: Server, prefix: str, 
             assert (session.data, session.version) == ({"n": 1}, version)
 
 
-async def test_a_server_that_cannot_vouch_is_told_before_anything_is_written(url: str, prefix: str) -> None:
+async def test_durability_without_server_support_writes_nothing(url: str, prefix: str) -> None:
     # None of these has an append-only file; 6.2 does not know the command.
     async with SessionStore.from_url(url, prefix=prefix, fsync=True) as store:
         with pytest.raises(SessionError, match=r"cannot vouch for writes, so none was sent: .*appendonly"):
@@ -205,7 +205,7 @@ async def test_a_server_that_cannot_vouch_is_told_before_anything_is_written(url
         assert await store.get("u", "c") is None
 
 
-def test_settings_that_make_no_sense_are_refused(newest_url: str) -> None:
+def test_durability_settings_are_checked(newest_url: str) -> None:
     for wrong in (-1, True, "two", 1.5):
         with pytest.raises((TypeError, ValueError), match="replicas"):
             SessionStore.from_url(newest_url, replicas=wrong)  # type: ignore[arg-type] # on purpose

@@ -37,7 +37,7 @@ def pieces_of(data: bytes, edges: Iterable[int]) -> list[bytes]:
 
 @pytest.mark.parametrize("size", [1, 7, 1 << 20])
 @pytest.mark.parametrize("count", [1, 31, 32, 33, 100])
-def test_each_reply_goes_to_its_caller_in_order(count: int, size: int) -> None:
+def test_pipeline_replies_in_order(count: int, size: int) -> None:
     talk = Talk()
     order: list[Future[Any]] = []
     for caller in talk.calls(count):
@@ -117,11 +117,11 @@ def receive(talk: Talk, data: bytes) -> None:
 
 @example([Round(80, {1, 40}, {0, 2, 33}, {50: 1}, [0.5], False), Round(5, set(), {0}, {}, [], True)])
 @given(st.lists(rounds, max_size=4))
-def test_whoever_is_cancelled_and_however_the_stream_is_split_each_gets_its_own(script: list[Round]) -> None:
+def test_pipeline_matches_replies_with_any_cancellations_and_splits(script: list[Round]) -> None:
     check_that_each_gets_its_own(Pipeline(max_in_flight=1024), script)
 
 
-def test_a_reply_is_not_handed_out_before_its_fence() -> None:
+def test_pipeline_holds_replies_until_their_fence() -> None:
     talk = Talk()
     talk.calls(3)
     *replies, fence = talk.replies()
@@ -133,7 +133,7 @@ def test_a_reply_is_not_handed_out_before_its_fence() -> None:
     assert talk.results() == numbers(3)
 
 
-def test_every_write_ends_with_a_fence_and_no_fence_is_like_another() -> None:
+def test_pipeline_ends_each_write_with_a_unique_fence() -> None:
     talk = Talk()
     fences = []
     for _ in range(5):
@@ -144,7 +144,7 @@ def test_every_write_ends_with_a_fence_and_no_fence_is_like_another() -> None:
     assert len(set(fences)) == len(fences)
 
 
-def test_a_value_of_five_megabytes_comes_whole() -> None:
+def test_pipeline_receives_five_megabytes() -> None:
     value = random.Random(5).randbytes(5 << 20)  # noqa: S311 - the same bytes each time
     talk = Talk(answer=lambda request: encoded([value, request[1]]) if request[0] == b"GET" else echo(request))
     talk.calls(3)
@@ -154,7 +154,7 @@ def test_a_value_of_five_megabytes_comes_whole() -> None:
     assert talk.results() == [[value, number] for number in numbers(3)]
 
 
-def test_large_requests_leave_in_several_writes() -> None:
+def test_pipeline_splits_large_requests_into_writes() -> None:
     talk = Talk()
     talk.calls(20, args=[bytes(100_000)])
     writes = []
@@ -169,7 +169,7 @@ def test_large_requests_leave_in_several_writes() -> None:
     assert talk.results() == numbers(20)
 
 
-def test_what_came_while_connecting_is_read() -> None:
+def test_pipeline_reads_bytes_received_while_connecting() -> None:
     talk = Talk()
     talk.pipeline.connected(PUSHES[0] + PUSHES[1][:5])
     talk.call()
@@ -180,7 +180,7 @@ def test_what_came_while_connecting_is_read() -> None:
 # --- a stream that is not what it should be
 
 
-def test_a_surplus_reply_with_nothing_due_is_found_at_once() -> None:
+def test_pipeline_rejects_a_reply_with_nothing_due() -> None:
     talk = Talk()
     with pytest.raises(OutOfStepError):
         talk.pipeline.receive(encoded(b"0"))
@@ -203,7 +203,7 @@ def nobody_has_anothers(talk: Talk) -> bool:
 
 
 @given(st.integers(1, 80), st.integers(0, 99), surplus, st.sets(st.integers(0, 79)), st.integers(1, 2000))
-def test_a_surplus_reply_anywhere_is_found_before_it_does_harm(
+def test_pipeline_rejects_a_surplus_reply_anywhere(
     count: int, position: int, extra: bytes | int, cancelled: set[int], size: int
 ) -> None:
     talk = Talk()
@@ -231,7 +231,7 @@ def test_a_surplus_reply_anywhere_is_found_before_it_does_harm(
 
 
 @given(st.integers(1, 80), st.integers(0, 99), st.sets(st.integers(0, 79)))
-def test_a_swallowed_reply_is_found_by_the_next_fence(count: int, position: int, cancelled: set[int]) -> None:
+def test_pipeline_fence_finds_a_swallowed_reply(count: int, position: int, cancelled: set[int]) -> None:
     talk = Talk()
     callers = talk.calls(count)
     replies = talk.replies()
@@ -256,7 +256,7 @@ def test_a_swallowed_reply_is_found_by_the_next_fence(count: int, position: int,
 
 
 @given(st.lists(st.tuples(st.integers(0, 50), st.sampled_from(PUSHES)), min_size=1, max_size=10), st.integers(1, 500))
-def test_push_messages_anywhere_are_skipped(pushes: list[tuple[int, bytes]], size: int) -> None:
+def test_pipeline_skips_push_messages(pushes: list[tuple[int, bytes]], size: int) -> None:
     talk = Talk()
     talk.calls(40)
     replies = talk.replies()
@@ -269,7 +269,7 @@ def test_push_messages_anywhere_are_skipped(pushes: list[tuple[int, bytes]], siz
 
 
 @pytest.mark.parametrize("garbage", [b"\x00", b"HTTP/1.1 400 Bad Request\r\n", b"$x\r\n", b"*1\r\n?\r\n"])
-def test_garbage_is_no_reply(garbage: bytes) -> None:
+def test_pipeline_rejects_garbage(garbage: bytes) -> None:
     talk = Talk()
     talk.calls(2)
     talk.exchange()
@@ -287,7 +287,7 @@ def test_garbage_is_no_reply(garbage: bytes) -> None:
 # --- error replies
 
 
-def test_an_error_reply_is_its_callers_alone() -> None:
+def test_pipeline_error_reply_goes_to_one_caller() -> None:
     def answer(request: list[bytes]) -> bytes:
         return b"-WRONGTYPE not a hash\r\n" if request[-1] == b"1" else echo(request)
 
@@ -299,7 +299,7 @@ def test_an_error_reply_is_its_callers_alone() -> None:
     assert "not a hash" in str(second.exception())
 
 
-def test_errors_inside_of_a_reply_are_part_of_it() -> None:
+def test_pipeline_keeps_errors_inside_of_replies() -> None:
     def answer(request: list[bytes]) -> bytes:
         return encoded([b"a", [redis.ResponseError("ERR inner")], 1]) if request[-1] == b"1" else echo(request)
 
@@ -312,7 +312,7 @@ def test_errors_inside_of_a_reply_are_part_of_it() -> None:
 
 
 @pytest.mark.parametrize("value", [None, b"", 0, [], {}, [None], {b"k": b"v"}, "OK"])
-def test_replies_of_all_types_are_handed_out_as_they_are(value: Any) -> None:
+def test_pipeline_hands_out_all_types(value: Any) -> None:
     talk = Talk(answer=lambda request: encoded(value) if request[0] == b"GET" else echo(request))
     caller = talk.call()
     talk.exchange()
@@ -321,7 +321,7 @@ def test_replies_of_all_types_are_handed_out_as_they_are(value: Any) -> None:
 
 
 @pytest.mark.parametrize("resend", [True, False])
-def test_an_unknown_script_is_sent_as_source(resend: bool) -> None:
+def test_pipeline_noscript_sends_the_source(resend: bool) -> None:
     asked: list[list[bytes]] = []
 
     def answer(request: list[bytes]) -> bytes:
@@ -338,7 +338,7 @@ def test_an_unknown_script_is_sent_as_source(resend: bool) -> None:
     assert runs == [[b"GET", b"sha", b"1", b"key", b"1"], [b"EVAL", SCRIPT.source, b"1", b"key", b"1"]]
 
 
-def test_unknown_scripts_go_before_the_rest_of_the_line_in_their_order() -> None:
+def test_pipeline_noscript_calls_go_first_in_order() -> None:
     talk = Talk(
         Pipeline(max_in_flight=4),
         lambda request: b"-NOSCRIPT No matching script\r\n" if request[1] == b"sha" else echo(request),
@@ -354,7 +354,7 @@ def test_unknown_scripts_go_before_the_rest_of_the_line_in_their_order() -> None
     assert again == tried == [b"0", b"2", b"3", b"4", b"5", b"6"][: len(tried)]
 
 
-def test_an_unknown_script_of_a_cancelled_caller_is_not_sent_again() -> None:
+def test_pipeline_noscript_of_a_cancelled_call_is_dropped() -> None:
     talk = Talk(answer=lambda request: b"-NOSCRIPT No matching script\r\n" if request[1] == b"sha" else echo(request))
     caller = talk.call(script=SCRIPT, args=[b"sha"])
     replies = talk.replies()
@@ -363,7 +363,7 @@ def test_an_unknown_script_of_a_cancelled_caller_is_not_sent_again() -> None:
     assert talk.requests() == []
 
 
-def test_noscript_for_what_calls_no_script_is_an_answer() -> None:
+def test_pipeline_noscript_without_script_is_an_error() -> None:
     talk = Talk(answer=lambda request: b"-NOSCRIPT what?\r\n" if request[0] == b"GET" else echo(request))
     caller = talk.call()
     talk.exchange()
@@ -371,7 +371,7 @@ def test_noscript_for_what_calls_no_script_is_an_answer() -> None:
 
 
 @pytest.mark.parametrize("resend", [True, False])
-def test_while_the_server_loads_its_data_calls_go_back_into_the_line_for_another_connection(resend: bool) -> None:
+def test_pipeline_loading_returns_calls_to_the_line(resend: bool) -> None:
     talk = Talk(answer=lambda request: b"-LOADING in memory\r\n" if request[0] == b"GET" else echo(request))
     talk.calls(3, resend=resend)
     talk.pipeline.receive(b"".join(talk.replies()))
@@ -394,7 +394,7 @@ def test_while_the_server_loads_its_data_calls_go_back_into_the_line_for_another
     assert talk.results() == numbers(4)
 
 
-def test_whose_deadline_passes_while_the_server_loads_its_data_is_told_so() -> None:
+def test_pipeline_expire_reports_loading() -> None:
     talk = Talk(answer=lambda request: b"-LOADING in memory\r\n" if request[0] == b"GET" else echo(request))
     caller = talk.call(deadline=10)
     talk.pipeline.receive(b"".join(talk.replies()))
@@ -405,7 +405,7 @@ def test_whose_deadline_passes_while_the_server_loads_its_data_is_told_so() -> N
 # --- the line
 
 
-def test_no_more_are_in_flight_than_allowed_and_the_rest_wait_in_order() -> None:
+def test_pipeline_bounds_calls_in_flight() -> None:
     talk = Talk(Pipeline(max_in_flight=10))
     talk.calls(95)
     order: list[bytes] = []
@@ -419,7 +419,7 @@ def test_no_more_are_in_flight_than_allowed_and_the_rest_wait_in_order() -> None
     assert talk.results() == numbers(95)
 
 
-def test_one_in_flight() -> None:
+def test_pipeline_works_with_one_in_flight() -> None:
     talk = Talk(Pipeline(max_in_flight=1))
     talk.calls(3)
     for number in numbers(3):
@@ -429,7 +429,7 @@ def test_one_in_flight() -> None:
     assert talk.results() == numbers(3)
 
 
-def test_who_is_cancelled_in_time_is_never_sent() -> None:
+def test_pipeline_does_not_send_cancelled_calls() -> None:
     talk = Talk(Pipeline(max_in_flight=4))
     callers = talk.calls(40)
     for step in range(40):
@@ -449,7 +449,7 @@ def test_who_is_cancelled_in_time_is_never_sent() -> None:
 # --- the connection is lost
 
 
-def test_reads_are_sent_again_before_the_rest_of_the_line_in_their_order() -> None:
+def test_pipeline_lost_resends_reads_first_in_order() -> None:
     talk = Talk(Pipeline(max_in_flight=4))
     talk.calls(8)
     sent = talk.sent()
@@ -469,7 +469,7 @@ def test_reads_are_sent_again_before_the_rest_of_the_line_in_their_order() -> No
     assert [caller.result() for caller in talk.callers[len(sent) :]] == numbers(8)[len(sent) :]
 
 
-def test_a_read_is_sent_only_so_often() -> None:
+def test_pipeline_lost_limits_resends() -> None:
     talk = Talk()
     caller = talk.call()
     for _ in range(MAX_SENDS):
@@ -485,7 +485,7 @@ def test_a_read_is_sent_only_so_often() -> None:
     assert talk.sent() == []
 
 
-def test_what_was_not_sent_is_not_concerned() -> None:
+def test_pipeline_lost_keeps_unsent_calls() -> None:
     talk = Talk()
     talk.call(resend=False)
     talk.call()
@@ -496,7 +496,7 @@ def test_what_was_not_sent_is_not_concerned() -> None:
     assert talk.results() == numbers(2)
 
 
-def test_the_outcome_of_a_write_that_was_sent_is_unknown() -> None:
+def test_pipeline_lost_makes_sent_writes_unknown() -> None:
     talk = Talk()
     read, write, other = talk.call(), talk.call(resend=False), talk.call()
     talk.requests()
@@ -512,7 +512,7 @@ def test_the_outcome_of_a_write_that_was_sent_is_unknown() -> None:
     assert not other.done()
 
 
-def test_a_reply_that_no_fence_has_vouched_for_counts_as_lost() -> None:
+def test_pipeline_lost_discards_replies_without_a_fence() -> None:
     talk = Talk()
     read, write = talk.call(), talk.call(resend=False)
     *replies, _ = talk.replies()
@@ -525,7 +525,7 @@ def test_a_reply_that_no_fence_has_vouched_for_counts_as_lost() -> None:
     assert read.result() == b"0"
 
 
-def test_half_a_reply_is_forgotten_with_its_connection() -> None:
+def test_pipeline_lost_forgets_half_a_reply() -> None:
     talk = Talk()
     talk.calls(2)
     stream = b"".join(talk.replies())
@@ -536,7 +536,7 @@ def test_half_a_reply_is_forgotten_with_its_connection() -> None:
     assert talk.results() == numbers(2)
 
 
-def test_whoever_was_cancelled_is_neither_sent_again_nor_answered() -> None:
+def test_pipeline_lost_drops_cancelled_calls() -> None:
     talk = Talk()
     callers = [talk.call(), talk.call(resend=False), talk.call()]
     talk.requests()
@@ -547,7 +547,7 @@ def test_whoever_was_cancelled_is_neither_sent_again_nor_answered() -> None:
     assert talk.sent() == [b"2"]
 
 
-def test_a_source_that_was_lost_is_sent_again_as_source() -> None:
+def test_pipeline_lost_resends_source_as_source() -> None:
     talk = Talk(answer=lambda request: b"-NOSCRIPT No matching script\r\n" if request[1] == b"sha" else echo(request))
     caller = talk.call(script=SCRIPT, args=[b"sha"])
     talk.pipeline.receive(b"".join(talk.replies()))
@@ -561,7 +561,7 @@ def test_a_source_that_was_lost_is_sent_again_as_source() -> None:
 # --- no connection, no time
 
 
-def test_there_will_be_no_connection() -> None:
+def test_pipeline_refuse_ends_the_line() -> None:
     talk = Talk()
     callers = talk.calls(3)
     callers[1].cancel()
@@ -582,7 +582,7 @@ class Refused(Exception):
 
 
 @pytest.mark.parametrize("way", ["refuse", "expire"])
-def test_an_error_that_cannot_be_made_again_reaches_all_callers(way: str) -> None:
+def test_pipeline_refuse_shares_errors_that_cannot_be_copied(way: str) -> None:
     talk = Talk()
     callers = talk.calls(3, deadline=10)
     reason = Refused({"reason": "no credentials"}, "login")
@@ -596,7 +596,7 @@ def test_an_error_that_cannot_be_made_again_reaches_all_callers(way: str) -> Non
         assert reason in (error, error.__cause__ if error else None)
 
 
-def test_what_could_not_be_sent_in_time_says_so() -> None:
+def test_pipeline_expire_reports_unsent_calls() -> None:
     talk = Talk()
     late, write, early = talk.call(deadline=10), talk.call(deadline=10, resend=False), talk.call(deadline=11)
     talk.pipeline.expire(9.9, 5, None)
@@ -611,7 +611,7 @@ def test_what_could_not_be_sent_in_time_says_so() -> None:
     assert talk.sent() == [b"2"]
 
 
-def test_what_could_not_be_sent_in_time_says_why_if_that_is_known() -> None:
+def test_pipeline_expire_gives_the_known_reason() -> None:
     talk = Talk()
     callers = talk.calls(2, deadline=10, resend=False)
     trouble = redis.ConnectionError("connection refused")
@@ -623,7 +623,7 @@ def test_what_could_not_be_sent_in_time_says_why_if_that_is_known() -> None:
     assert callers[0].exception() is not callers[1].exception()
 
 
-def test_a_late_reply_goes_to_nobody_and_the_next_caller_gets_its_own() -> None:
+def test_pipeline_expire_drops_late_replies() -> None:
     talk = Talk()
     read, write = talk.call(deadline=10), talk.call(deadline=10, resend=False)
     replies = talk.replies()
@@ -645,7 +645,7 @@ def test_a_late_reply_goes_to_nobody_and_the_next_caller_gets_its_own() -> None:
     assert talk.pipeline.next_deadline() is None
 
 
-def test_the_deadline_holds_for_a_reply_that_waits_for_its_fence() -> None:
+def test_pipeline_expire_covers_held_replies() -> None:
     talk = Talk()
     caller = talk.call(deadline=10)
     reply, fence = talk.replies()
@@ -659,7 +659,7 @@ def test_the_deadline_holds_for_a_reply_that_waits_for_its_fence() -> None:
 
 
 @pytest.mark.parametrize("reply", [b"$1\r\n0\r\n", b"-WRONGTYPE not a hash\r\n"])
-def test_a_reply_that_counts_as_lost_is_no_answer_when_time_is_up(reply: bytes) -> None:
+def test_pipeline_expire_ignores_discarded_replies(reply: bytes) -> None:
     talk = Talk()
     caller = talk.call(deadline=10)
     talk.requests()
@@ -670,7 +670,7 @@ def test_a_reply_that_counts_as_lost_is_no_answer_when_time_is_up(reply: bytes) 
     assert type(caller.exception()) is redis.TimeoutError
 
 
-def test_the_deadline_of_what_was_sent_again_holds_though_later_ones_were_sent_before_it() -> None:
+def test_pipeline_expire_handles_deadlines_out_of_order() -> None:
     talk = Talk(answer=lambda request: b"-NOSCRIPT No matching script\r\n" if request[1] == b"sha" else echo(request))
     caller = talk.call(deadline=10, script=SCRIPT, args=[b"sha"])
     replies = talk.replies()
@@ -728,7 +728,7 @@ class ForgettingPipeline(Pipeline):
 CANCELLED = [Round(2, set(), {0}, {}, [], True)]
 
 
-def test_a_pipeline_that_gives_up_the_slots_of_cancelled_callers_would_be_found_out() -> None:
+def test_pipeline_tests_find_one_that_frees_cancelled_slots() -> None:
     with pytest.raises(AssertionError, match="b'0' == b'1'"):
         check_that_each_gets_its_own(ShiftingPipeline(max_in_flight=1024), CANCELLED)
 
@@ -741,7 +741,7 @@ def test_a_pipeline_that_gives_up_the_slots_of_cancelled_callers_would_be_found_
         check_any()
 
 
-def test_its_fences_would_find_it_out_before_it_does_harm() -> None:
+def test_pipeline_fences_find_one_that_frees_cancelled_slots() -> None:
     with pytest.raises(AssertionError, match="each call once") as caught:
         check_that_each_gets_its_own(ForgettingPipeline(), CANCELLED)
     assert isinstance(caught.value.__cause__, OutOfStepError)

@@ -30,7 +30,7 @@ def durable(durability: Durability = ONE_REPLICA, *, limit: int = 1024, proof: A
 
 
 @pytest.mark.parametrize(("count", "limit"), [(1, 1024), (100, 1024), (100, 33), (100, 1)])
-def test_one_proof_stands_before_each_fence_and_is_for_many_calls(count: int, limit: int) -> None:
+def test_pipeline_sends_one_wait_before_each_fence(count: int, limit: int) -> None:
     talk = durable(limit=limit)
     talk.calls(count, is_durable=True)
     groups = 0
@@ -46,7 +46,7 @@ def test_one_proof_stands_before_each_fence_and_is_for_many_calls(count: int, li
     assert talk.results() == numbers(count)
 
 
-def test_each_write_to_the_connection_has_its_proof() -> None:
+def test_pipeline_sends_one_wait_for_each_write() -> None:
     talk = durable()
     talk.calls(7, is_durable=True, args=[bytes(100_000)])
     order = names(talk.requests())
@@ -59,7 +59,7 @@ def conflict(reply: Any) -> Any:
 
 
 @pytest.mark.parametrize("enough", [False, True])
-def test_a_proof_that_falls_short_is_told_to_writes_that_were_done(enough: bool) -> None:
+def test_pipeline_wait_shortfall_goes_to_applied_writes(enough: bool) -> None:
     talk = durable(proof=int(enough), replies={b"2": "WRONGTYPE no", b"5": "OOM no"})
     write = talk.call(is_durable=True, resend=False, parse=int)
     read = talk.call()
@@ -84,7 +84,7 @@ def test_a_proof_that_falls_short_is_told_to_writes_that_were_done(enough: bool)
     assert type(refuted.exception(0)) is VersionConflict
 
 
-def test_each_proof_is_for_the_writes_before_it() -> None:
+def test_pipeline_wait_covers_the_writes_before_it() -> None:
     talk = durable(proof=0)
     first = talk.call(is_durable=True)
     replies = talk.replies()
@@ -99,7 +99,7 @@ def test_each_proof_is_for_the_writes_before_it() -> None:
     assert isinstance(third.exception(0), DurabilityUnproven)
 
 
-def test_a_proof_that_is_refused_is_the_cause() -> None:
+def test_pipeline_refused_wait_is_the_cause() -> None:
     talk = durable(proof=ResponseError("ERR WAIT cannot be used with replica instances"))
     write, read = talk.call(is_durable=True), talk.call()
     talk.exchange()
@@ -125,7 +125,7 @@ def test_a_proof_that_is_refused_is_the_cause() -> None:
         (1, ResponseError("ERR WAITAOF cannot be used when appendonly is off"), "unproven: WAITAOF cannot be used"),
     ],
 )
-def test_disks(replicas: int, proof: Any, missing: str | None) -> None:
+def test_pipeline_waitaof_counts_disks(replicas: int, proof: Any, missing: str | None) -> None:
     talk = durable(Durability(replicas, fsync=True, within=0.05), proof=proof)
     caller = talk.call(is_durable=True)
     requests = talk.requests()
@@ -140,7 +140,7 @@ def test_disks(replicas: int, proof: Any, missing: str | None) -> None:
 
 
 @pytest.mark.parametrize("arrived", [1, 2, 3], ids=["no reply", "replies", "proof"])
-def test_a_connection_that_is_lost_before_the_proof_has_its_fence_counts_as_lost(arrived: int) -> None:
+def test_pipeline_lost_before_the_fence_of_a_wait_is_unknown(arrived: int) -> None:
     talk = durable()
     write, read = talk.call(is_durable=True, resend=False), talk.call()
     talk.pipeline.receive(b"".join(talk.replies()[:arrived]))
@@ -210,7 +210,7 @@ class Importing:
 @example([Turn([(True, True)] * 40, {1}, {0, 2}, 1500, None, None, 1)], 1024, ONE_REPLICA)
 @example([Turn([(True, False), (False, True)] * 9, set(), {1}, 7, ("swallowed", 3), None, 0)] * 2, 40, ONE_REPLICA)
 @example([Turn([(True, True)] * 9, set(), {1}, 99, ("doubled", 0), 0.7, 0)] * 2, 1024, None)
-def test_nobody_gets_anothers_reply(script: list[Turn], limit: int, durability: Durability | None) -> None:
+def test_pipeline_matches_replies_with_waits(script: list[Turn], limit: int, durability: Durability | None) -> None:
     server, elsewhere = Importing(), Elsewhere()
     pipeline = Pipeline(max_in_flight=limit, durability=durability, stray=elsewhere)
 

@@ -45,7 +45,7 @@ IN_SCRIPT = "ERR Error running script (call to f_5c5f): @user_script:1: @user_sc
 @example([(True, False, 0)] * 70, 1024, None)
 @example([(False, False, 0)] * 31 + [(True, False, 0)] * 3, 1024, None)
 @example([(True, False, 90_000)] * 7, 1024, Durability(replicas=1, fsync=False, within=0.05))
-def test_asking_stands_directly_before_its_command(
+def test_pipeline_asking_goes_directly_before_its_command(
     calls: list[tuple[bool, bool, int]], limit: int, durability: Durability | None
 ) -> None:
     talk = Talk(Pipeline(max_in_flight=limit, durability=durability), answering({}))
@@ -79,7 +79,7 @@ def test_asking_stands_directly_before_its_command(
 
 
 @pytest.mark.parametrize("fate", ["MOVED 12 10.0.0.2:7001", "TRYAGAIN later", "WRONGTYPE no", None])
-def test_asking_that_is_refused_is_the_answer_of_its_call_once(fate: str | None) -> None:
+def test_pipeline_refused_asking_ends_its_call_once(fate: str | None) -> None:
     elsewhere = Elsewhere()
     refusals = {b"ASKING": "NOPERM no permissions to run 'asking'", **({b"1": fate} if fate else {})}
     talk = Talk(Pipeline(max_in_flight=1024, stray=elsewhere), answering(refusals))
@@ -94,7 +94,7 @@ def test_asking_that_is_refused_is_the_answer_of_its_call_once(fate: str | None)
     assert talk.requests() == []
 
 
-def test_asking_that_is_refused_for_a_cancelled_caller_is_told_to_nobody() -> None:
+def test_pipeline_refused_asking_of_a_cancelled_call_is_dropped() -> None:
     talk = Talk(answer=answering({b"ASKING": "NOPERM no"}))
     caller, after = talk.call(is_asking=True), talk.call()
     replies = talk.replies()
@@ -104,7 +104,7 @@ def test_asking_that_is_refused_for_a_cancelled_caller_is_told_to_nobody() -> No
     assert talk.requests() == []
 
 
-def test_whoever_is_sent_again_asks_again() -> None:
+def test_pipeline_resent_call_asks_again() -> None:
     requests: list[list[bytes]] = []
     answer = answering({})
 
@@ -127,7 +127,7 @@ def test_whoever_is_sent_again_asks_again() -> None:
     assert talk.requests() == []
 
 
-def test_time_is_up_for_one_that_asks() -> None:
+def test_pipeline_asking_call_expires() -> None:
     talk = Talk(answer=answering({}))
     caller = talk.call(is_asking=True, deadline=10)
     replies = talk.replies()
@@ -161,7 +161,7 @@ HERE: dict[str, type[Exception]] = {
 
 
 @pytest.mark.parametrize("resend", [True, False])
-def test_what_the_server_does_not_serve_goes_elsewhere_in_order_and_the_rest_is_the_callers(resend: bool) -> None:
+def test_pipeline_stray_calls_leave_in_order(resend: bool) -> None:
     # Each error at an odd place, good replies between.
     lines = [*ELSEWHERE, *HERE, *ELSEWHERE]
     replies = {b"%d" % (2 * index + 1): line for index, line in enumerate(lines)}
@@ -187,7 +187,7 @@ def test_what_the_server_does_not_serve_goes_elsewhere_in_order_and_the_rest_is_
     assert talk.pipeline.pending() == []
 
 
-def test_a_cancelled_caller_does_not_stray() -> None:
+def test_pipeline_cancelled_call_does_not_stray() -> None:
     elsewhere = Elsewhere()
     talk = Talk(Pipeline(max_in_flight=1024, stray=elsewhere), answering(dict.fromkeys(numbers(3), "MOVED 1 h:1")))
     callers = talk.calls(3)
@@ -205,9 +205,7 @@ def test_a_cancelled_caller_does_not_stray() -> None:
     st.integers(1, 2000),
 )
 @example(70, dict.fromkeys(range(70), 2), {3}, 1024, 2000)
-def test_a_call_may_come_back_to_the_same_pipeline(
-    count: int, times: dict[int, int], cancelled: set[int], limit: int, size: int
-) -> None:
+def test_pipeline_stray_may_come_back(count: int, times: dict[int, int], cancelled: set[int], limit: int, size: int) -> None:
     left = {b"%d" % number: repeats for number, repeats in times.items()}
 
     def answer(request: list[bytes]) -> bytes:
@@ -234,7 +232,7 @@ def test_a_call_may_come_back_to_the_same_pipeline(
     assert not pipeline.is_waiting
 
 
-def test_without_a_connection_the_line_is_handed_out_and_what_was_sent_is_left() -> None:
+def test_pipeline_scatter_hands_on_the_line_only() -> None:
     elsewhere = Elsewhere()
     talk = Talk(Pipeline(max_in_flight=1024, stray=elsewhere))
     elsewhere.then = talk.pipeline.submit
@@ -253,7 +251,7 @@ def test_without_a_connection_the_line_is_handed_out_and_what_was_sent_is_left()
     assert len(elsewhere.came) == 3
 
 
-def test_with_nowhere_to_go_it_is_told() -> None:
+def test_pipeline_stray_failure_ends_the_call() -> None:
     lines = [line for line, kind in ELSEWHERE.items() if kind is not BusyLoadingError]
     talk = Talk(answer=answering(dict(zip(numbers(len(lines)), lines, strict=True))))
     talk.calls(len(lines))
@@ -271,7 +269,7 @@ def test_with_nowhere_to_go_it_is_told() -> None:
 
 @pytest.mark.parametrize("resend", [True, False])
 @pytest.mark.parametrize("line", [f"READONLY {REFUSAL}", f"{IN_SCRIPT}READONLY {REFUSAL}", "LOADING in memory"])
-def test_what_a_connection_is_given_up_for_is_sent_on_the_next_one(line: str, resend: bool) -> None:
+def test_pipeline_retiring_resends_on_the_next_connection(line: str, resend: bool) -> None:
     pipeline = Pipeline(max_in_flight=1024, retire_on=(BusyLoadingError, ReadOnlyError))
     talk = Talk(pipeline, answering({b"1": line, b"2": line}))
     talk.calls(4, resend=resend)
@@ -291,7 +289,7 @@ def test_what_a_connection_is_given_up_for_is_sent_on_the_next_one(line: str, re
 
 
 @pytest.mark.parametrize("line", [f"READONLY {REFUSAL}", f"{IN_SCRIPT}READONLY {REFUSAL}"])
-def test_by_default_a_connection_is_not_given_up_for_readonly(line: str) -> None:
+def test_pipeline_does_not_retire_on_readonly_by_default(line: str) -> None:
     talk = Talk(answer=answering({b"0": line}))
     caller = talk.call(resend=False)
     talk.exchange()
@@ -299,7 +297,7 @@ def test_by_default_a_connection_is_not_given_up_for_readonly(line: str) -> None
     assert not talk.pipeline.is_retiring
 
 
-def test_another_server_is_better_than_another_connection() -> None:
+def test_pipeline_stray_goes_before_retiring() -> None:
     elsewhere = Elsewhere()
     pipeline = Pipeline(max_in_flight=8, retire_on=(BusyLoadingError, ReadOnlyError), stray=elsewhere)
     talk = Talk(pipeline, answering({b"0": "LOADING in memory", b"1": f"READONLY {REFUSAL}"}))
@@ -309,7 +307,7 @@ def test_another_server_is_better_than_another_connection() -> None:
     assert not pipeline.is_retiring
 
 
-def test_deadlines_pass_in_any_order() -> None:
+def test_pipeline_deadlines_pass_in_any_order() -> None:
     talk = Talk()
     late, early = talk.call(deadline=10.0), talk.call(deadline=5.0)
     # One that comes from another server is older than those it stands behind.

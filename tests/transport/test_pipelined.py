@@ -30,7 +30,7 @@ LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
 # --- what is sent
 
 
-async def test_the_calls_of_one_tick_leave_in_one_write(newest_url: str, prefix: str) -> None:
+async def test_connection_sends_one_tick_in_one_write(newest_url: str, prefix: str) -> None:
     async with redis.asyncio.Redis.from_url(newest_url) as client, SessionStore.from_url(newest_url, prefix=prefix) as store:
         await asyncio.gather(*(store.update("u", n, {"n": n}) for n in range(50)))
         before = (await client.info("stats"))["total_reads_processed"]
@@ -41,7 +41,7 @@ async def test_the_calls_of_one_tick_leave_in_one_write(newest_url: str, prefix:
         assert after - before == 2
 
 
-async def test_the_commands_of_a_user_are_in_order(newest_url: str, prefix: str) -> None:
+async def test_server_executor_keeps_a_users_commands_in_order(newest_url: str, prefix: str) -> None:
     async with SessionStore.from_url(newest_url, prefix=prefix, max_connections=4) as store:
         versions = await asyncio.gather(*(store.update("u", "c", {"n": n}) for n in range(500)))
         assert versions == sorted(versions)
@@ -53,7 +53,7 @@ async def test_the_commands_of_a_user_are_in_order(newest_url: str, prefix: str)
         assert session.data == {"n": "last"}
 
 
-async def test_a_connection_begins_with_making_the_scripts_known() -> None:
+async def test_connection_loads_scripts_first() -> None:
     with LocalServer(find_server(), tcp=True) as server:
         async with redis.asyncio.Redis.from_url(server.url) as client, SessionStore.from_url(server.url) as store:
             assert await store.get("u", "c") is None
@@ -65,7 +65,7 @@ async def test_a_connection_begins_with_making_the_scripts_known() -> None:
 
 
 @pytest.mark.parametrize("connections", [1, 3])
-async def test_all_callers_share_a_few_connections(connections: int, newest_url: str, prefix: str) -> None:
+async def test_server_executor_shares_connections(connections: int, newest_url: str, prefix: str) -> None:
     name = prefix.replace(":", "-")
     async with (
         redis.asyncio.Redis.from_url(newest_url) as client,
@@ -77,7 +77,7 @@ async def test_all_callers_share_a_few_connections(connections: int, newest_url:
         assert len([item for item in await client.client_list() if item["name"] == name]) == connections
 
 
-async def test_callers_beyond_the_bound_wait_for_their_turn(newest_url: str, prefix: str) -> None:
+async def test_connection_queues_callers_beyond_max_in_flight(newest_url: str, prefix: str) -> None:
     async with SessionStore.from_url(newest_url, prefix=prefix, max_in_flight=1) as store:
         await asyncio.gather(*(store.update(n, "c", {"n": n}) for n in range(300)))
         sessions = await asyncio.gather(*(store.get(n, "c", touch=True) for n in range(300)))
@@ -99,7 +99,7 @@ async def exercise(store: SessionStore) -> None:
 
 @pytest.mark.parametrize("protocol", [2, 3])
 @pytest.mark.parametrize("loop", LOOPS)
-def test_loops_protocols_sockets_users_and_databases(loop: str, protocol: int, url: str, prefix: str) -> None:
+def test_connection_works_on_loops_protocols_sockets_and_databases(loop: str, protocol: int, url: str, prefix: str) -> None:
     user = f"user-{prefix[5:13]}"
     with redis.Redis.from_url(url) as admin:
         admin.acl_setuser(user, enabled=True, passwords=["+pass word"], keys=["*"], commands=["+@all"])
@@ -115,7 +115,7 @@ def test_loops_protocols_sockets_users_and_databases(loop: str, protocol: int, u
 # --- what it lives through
 
 
-async def test_a_call_waits_for_a_server_that_is_just_starting() -> None:
+async def test_connection_waits_for_a_starting_server() -> None:
     port = free_port()
     async with SessionStore.from_url(f"redis://127.0.0.1:{port}/0", timeout=60) as store:
         writing = [asyncio.create_task(store.update("u", n, {"n": n})) for n in range(20)]
@@ -126,7 +126,7 @@ async def test_a_call_waits_for_a_server_that_is_just_starting() -> None:
             assert sorted(map(int, await store.channels("u"))) == list(range(20))
 
 
-async def test_reads_survive_a_restart_and_no_write_is_applied_twice(tmp_path: Path) -> None:
+async def test_connection_restart_keeps_reads_and_repeats_no_write(tmp_path: Path) -> None:
     port = free_port()
     applied: list[int] = []
     unknown = 0
@@ -174,7 +174,7 @@ async def test_reads_survive_a_restart_and_no_write_is_applied_twice(tmp_path: P
         server.stop()
 
 
-async def test_a_deadline_that_passes_costs_neither_the_connection_nor_another_caller_its_reply() -> None:
+async def test_connection_survives_passed_deadlines() -> None:
     with LocalServer(find_server(), tcp=True) as server:
         async with (
             redis.asyncio.Redis.from_url(server.url) as client,
@@ -195,7 +195,7 @@ async def test_a_deadline_that_passes_costs_neither_the_connection_nor_another_c
             assert ids == [item["id"] for item in await client.client_list() if item["name"] == "it"]
 
 
-async def test_calls_that_wait_in_line_until_their_deadline_were_not_sent() -> None:
+async def test_connection_does_not_send_expired_calls() -> None:
     with LocalServer(find_server(), tcp=True) as server:
         url = server.url
         async with SessionStore.from_url(url, timeout=0.3, socket_timeout=30, max_connections=1, max_in_flight=1) as store:
@@ -208,7 +208,7 @@ async def test_calls_that_wait_in_line_until_their_deadline_were_not_sent() -> N
             assert (await load(store)).data == {"n": 1}
 
 
-async def test_a_server_that_is_loading_its_data_is_waited_for(tmp_path: Path) -> None:
+async def test_connection_waits_for_a_loading_server(tmp_path: Path) -> None:
     slowly = ["--key-load-delay", "500", "--loading-process-events-interval-bytes", "1024"]
     with LocalServer(find_server(), tcp=True, data=tmp_path) as server:
         async with SessionStore.from_url(server.url) as store:
@@ -239,7 +239,7 @@ async def test_a_server_that_is_loading_its_data_is_waited_for(tmp_path: Path) -
         server.stop()
 
 
-async def test_a_server_with_too_many_clients_is_waited_for(caplog: pytest.LogCaptureFixture) -> None:
+async def test_connection_waits_at_maxclients(caplog: pytest.LogCaptureFixture) -> None:
     with LocalServer(find_server(), tcp=True) as server:
         async with (
             redis.asyncio.Redis.from_url(server.url, max_connections=1) as client,
@@ -260,7 +260,7 @@ async def test_a_server_with_too_many_clients_is_waited_for(caplog: pytest.LogCa
             assert "cannot connect to 127.0.0.1" in caplog.text
 
 
-async def test_a_connection_that_was_closed_while_nobody_used_it_is_no_error(newest_url: str, prefix: str) -> None:
+async def test_connection_closed_while_idle_is_no_error(newest_url: str, prefix: str) -> None:
     async with redis.asyncio.Redis.from_url(newest_url) as client, SessionStore.from_url(newest_url, prefix=prefix) as store:
         for number in range(3):
             await store.update("u", "c", {"n": number})
@@ -277,7 +277,7 @@ async def test_a_connection_that_was_closed_while_nobody_used_it_is_no_error(new
 # --- how it ends
 
 
-async def test_aclose_leaves_no_task_behind(newest_url: str, prefix: str) -> None:
+async def test_server_executor_aclose_leaves_no_task(newest_url: str, prefix: str) -> None:
     before = asyncio.all_tasks()
     async with SessionStore.from_url(newest_url, prefix=prefix) as store:
         await asyncio.gather(*(store.update(n, "c", {"n": n}) for n in range(50)))
@@ -287,7 +287,7 @@ async def test_aclose_leaves_no_task_behind(newest_url: str, prefix: str) -> Non
     assert asyncio.all_tasks() == before
 
 
-async def test_aclose_waits_for_calls_no_longer_than_they_would() -> None:
+async def test_server_executor_aclose_waits_until_deadlines() -> None:
     before = asyncio.all_tasks()
     store = SessionStore.from_url(f"redis://127.0.0.1:{free_port()}/0", timeout=0.2)
     call = asyncio.create_task(store.update("u", "c", {"n": 1}))
@@ -298,7 +298,7 @@ async def test_aclose_waits_for_calls_no_longer_than_they_would() -> None:
     assert asyncio.all_tasks() == before
 
 
-async def test_an_aclose_that_is_cancelled_leaves_nobody_waiting() -> None:
+async def test_server_executor_cancelled_aclose_ends_calls() -> None:
     with LocalServer(find_server(), tcp=True) as server:
         store = SessionStore.from_url(server.url, timeout=600, socket_timeout=600)
         await store.update("u", "c", {"n": 1})
@@ -346,7 +346,7 @@ MAKERS: list[Callable[[str, str], SessionStore]] = [made_from_url, made_of_a_cli
 
 
 @pytest.mark.parametrize("make", MAKERS)
-def test_a_store_is_for_one_event_loop(make: Callable[[str, str], SessionStore], newest_url: str, prefix: str) -> None:
+def test_store_refuses_another_event_loop(make: Callable[[str, str], SessionStore], newest_url: str, prefix: str) -> None:
     store = make(newest_url, prefix)
     with asyncio.Runner() as first:
         first.run(use(store))
@@ -366,9 +366,7 @@ def test_a_store_is_for_one_event_loop(make: Callable[[str, str], SessionStore],
 
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")  # what is tested
 @pytest.mark.parametrize("make", MAKERS)
-async def test_a_fork_is_told_and_does_its_parent_no_harm(
-    make: Callable[[str, str], SessionStore], newest_url: str, prefix: str
-) -> None:
+async def test_store_refuses_a_forked_process(make: Callable[[str, str], SessionStore], newest_url: str, prefix: str) -> None:
     async with make(newest_url, prefix) as store:
         await store.update("u", "c", {"n": 1})
         call = store.get("u", "c")
@@ -401,12 +399,12 @@ async def test_a_fork_is_told_and_does_its_parent_no_harm(
         ({"no_such_option": 1}, TypeError),
     ],
 )
-def test_bad_settings_are_refused_at_once(settings: dict[str, Any], error: type[Exception]) -> None:
+def test_from_url_refuses_bad_settings(settings: dict[str, Any], error: type[Exception]) -> None:
     with pytest.raises(error, match=next(iter(settings))):
         SessionStore.from_url("redis://127.0.0.1", **settings)
 
 
-async def test_settings_in_the_url_win(newest_url: str, prefix: str) -> None:
+async def test_from_url_settings_in_the_url_win(newest_url: str, prefix: str) -> None:
     url = f"{newest_url}?max_connections=1&timeout=7&max_in_flight=3&protocol=2&client_name={prefix[5:13]}"
     async with redis.asyncio.Redis.from_url(newest_url) as client, SessionStore.from_url(url, max_connections=4) as store:
         await asyncio.gather(*(store.get(n, "c") for n in range(100)))
@@ -414,7 +412,7 @@ async def test_settings_in_the_url_win(newest_url: str, prefix: str) -> None:
         assert mine["resp"] == "2"
 
 
-async def test_no_log_line_holds_a_password_or_data(caplog: pytest.LogCaptureFixture) -> None:
+async def test_connection_logs_no_password_and_no_data(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
     async with SessionStore.from_url(f"redis://me:hidden@127.0.0.1:{free_port()}/0", timeout=0.1) as store:
         calls: list[Awaitable[object]] = [store.update("u", "c", {"secret": "data"}), store.get("u", "c")]

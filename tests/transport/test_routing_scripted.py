@@ -25,7 +25,7 @@ from ..support.scripted import Request, ResponseLine, Scripted, all_slots, never
 # --- clusters
 
 
-async def test_what_has_moved_is_known_before_the_map_is(first: Scripted, second: Scripted) -> None:
+async def test_cluster_moved_is_used_before_the_slot_map_arrives(first: Scripted, second: Scripted) -> None:
     looks = 0
 
     async def moved(request: Request) -> Any:
@@ -43,7 +43,7 @@ async def test_what_has_moved_is_known_before_the_map_is(first: Scripted, second
     assert (first.count(b"HGETALL"), second.count(b"HGETALL")) == (1, 3)
 
 
-async def test_whoever_has_asked_in_vain_does_not_ask_the_next_time(first: Scripted, second: Scripted) -> None:
+async def test_cluster_call_does_not_ask_again_after_a_refusal(first: Scripted, second: Scripted) -> None:
     async def importing(request: Request) -> Any:
         return ResponseLine("TRYAGAIN later") if request[0] == b"HGETALL" else "OK"
 
@@ -61,7 +61,7 @@ async def test_whoever_has_asked_in_vain_does_not_ask_the_next_time(first: Scrip
 
 
 @pytest.mark.parametrize("is_silent", [False, True])
-async def test_a_node_that_is_left_keeps_nobody_waiting(
+async def test_cluster_left_node_ends_its_calls(
     is_silent: bool, first: Scripted, second: Scripted, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # From when on it counts as silent is not for a test to wait for.
@@ -115,7 +115,7 @@ def next_to_each_other() -> tuple[str, list[str]]:
     return next(user for user in users if slot_of(user) % 2), [user for user in users if not slot_of(user) % 2]
 
 
-async def test_a_new_map_is_used_at_once_by_those_who_wait_for_it(first: Scripted, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_cluster_new_slot_map_wakes_waiting_calls(first: Scripted, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cluster, "REROUTE_DELAYS", ConstantBackoff(2 * PATIENCE))
 
     async def answer(request: Request) -> Any:
@@ -126,7 +126,7 @@ async def test_a_new_map_is_used_at_once_by_those_who_wait_for_it(first: Scripte
         assert await store.get("u", "c") is None
 
 
-async def test_a_connection_that_was_left_while_it_was_made_is_not_used(first: Scripted, second: Scripted) -> None:
+async def test_connection_left_while_connecting_is_not_used(first: Scripted, second: Scripted) -> None:
     servers, is_made = [first, second], asyncio.Event()
 
     async def connect() -> Connection:
@@ -157,7 +157,7 @@ async def test_a_connection_that_was_left_while_it_was_made_is_not_used(first: S
     [(1, []), (2, [b"failover_in_progress"]), (2, [b"s_down"]), (2, [b"s_down", b"o_down"])],
     ids=["stale", "in progress", "down for one", "down for all"],
 )
-async def test_what_a_sentinel_says_of_the_old_primary_is_ignored(
+async def test_sentinel_reports_of_the_old_primary_are_ignored(
     epoch: int, flags: list[bytes], first: Scripted, second: Scripted
 ) -> None:
     async def knows(request: Request) -> Any:
@@ -187,7 +187,7 @@ async def test_what_a_sentinel_says_of_the_old_primary_is_ignored(
     assert second.count(b"HGETALL") == 6
 
 
-async def test_one_that_is_no_primary_yet_gets_no_calls(first: Scripted, second: Scripted) -> None:
+async def test_sentinel_replica_gets_no_calls(first: Scripted, second: Scripted) -> None:
     first.role = b"slave"
 
     async def knows(request: Request) -> Any:

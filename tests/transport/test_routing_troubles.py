@@ -32,7 +32,7 @@ async def moved_to(node: Scripted, request: Request) -> Any:
 # --- clusters
 
 
-async def test_a_move_right_after_a_look_at_the_map_is_looked_at(first: Scripted, second: Scripted) -> None:
+async def test_cluster_move_right_after_a_slot_map_is_noticed(first: Scripted, second: Scripted) -> None:
     looks = 0
 
     async def answer(request: Request) -> Any:
@@ -52,7 +52,7 @@ async def test_a_move_right_after_a_look_at_the_map_is_looked_at(first: Scripted
         await eventually(was_looked_at)
 
 
-async def test_an_address_that_cannot_be_mapped_is_told(first: Scripted, second: Scripted) -> None:
+async def test_address_remap_failure_ends_the_call(first: Scripted, second: Scripted) -> None:
     first.answer = maps(first, lambda request: moved_to(second, request))
 
     def remap(address: tuple[str, int]) -> tuple[str, int]:
@@ -65,7 +65,7 @@ async def test_an_address_that_cannot_be_mapped_is_told(first: Scripted, second:
         SessionStore.from_url(f"redis+cluster://{first.address}/?address_remap=x")
 
 
-async def test_a_seed_that_is_no_node_of_a_cluster_does_no_harm(first: Scripted, second: Scripted) -> None:
+async def test_cluster_ignores_a_seed_outside_of_it(first: Scripted, second: Scripted) -> None:
     async def alone(request: Request) -> Any:
         return ResponseLine("ERR This instance has cluster support disabled")
 
@@ -82,7 +82,7 @@ async def test_a_seed_that_is_no_node_of_a_cluster_does_no_harm(first: Scripted,
             await store.size()
 
 
-async def test_nodes_that_say_nothing_are_waited_for_until_the_timeout(first: Scripted, second: Scripted) -> None:
+async def test_cluster_silent_nodes_fail_at_the_timeout(first: Scripted, second: Scripted) -> None:
     first.answer = second.answer = never
     url = f"redis+cluster://{first.address},{second.address}/"
     async with SessionStore.from_url(url, timeout=0.3, socket_timeout=None) as store, asyncio.timeout(PATIENCE):
@@ -92,7 +92,7 @@ async def test_nodes_that_say_nothing_are_waited_for_until_the_timeout(first: Sc
             await store.size()
 
 
-async def test_size_says_that_a_slot_is_not_served(first: Scripted) -> None:
+async def test_cluster_size_reports_an_unserved_slot(first: Scripted) -> None:
     async def half(request: Request) -> Any:
         return [[0, 100, [b"127.0.0.1", first.port, b"0" * 40]]]
 
@@ -102,7 +102,7 @@ async def test_size_says_that_a_slot_is_not_served(first: Scripted) -> None:
             await store.size()
 
 
-async def test_a_replica_that_cannot_wait_says_where_writes_belong(first: Scripted, second: Scripted) -> None:
+async def test_cluster_replica_without_wait_redirects_writes(first: Scripted, second: Scripted) -> None:
     async def replica(request: Request) -> Any:
         if request[0] == b"WAIT":
             return ResponseLine("ERR WAIT cannot be used with replica instances.")
@@ -117,7 +117,7 @@ async def test_a_replica_that_cannot_wait_says_where_writes_belong(first: Script
     assert first.count(b"EVALSHA") == 1
 
 
-async def test_an_aclose_that_is_cancelled_ends(first: Scripted) -> None:
+async def test_cluster_cancelled_aclose_ends(first: Scripted) -> None:
     first.answer = maps(first, never)
     store = store_of(first, timeout=3600, socket_timeout=3600)
     calls = [asyncio.ensure_future(store.get(user, "c")) for user in range(5)]
@@ -140,7 +140,7 @@ async def test_an_aclose_that_is_cancelled_ends(first: Scripted) -> None:
 # --- sentinels
 
 
-async def test_sentinels_that_disagree_in_the_same_epoch_do_not_make_it_waver(
+async def test_sentinel_disagreement_in_one_epoch_changes_nothing(
     first: Scripted, second: Scripted, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def one(request: Request) -> Any:
@@ -165,7 +165,7 @@ async def test_sentinels_that_disagree_in_the_same_epoch_do_not_make_it_waver(
     assert "is now" not in caplog.text
 
 
-async def test_sentinels_that_were_set_up_anew_are_believed(first: Scripted, second: Scripted) -> None:
+async def test_sentinel_majority_with_a_lower_epoch_is_believed(first: Scripted, second: Scripted) -> None:
     is_new = False
 
     async def knows(request: Request) -> Any:
@@ -185,7 +185,7 @@ async def test_sentinels_that_were_set_up_anew_are_believed(first: Scripted, sec
     assert second.count(b"HGETALL") == 1
 
 
-async def test_a_primary_that_refuses_is_not_asked_without_a_pause(first: Scripted) -> None:
+async def test_sentinel_primary_that_refuses_is_asked_with_pauses(first: Scripted) -> None:
     async def knows(request: Request) -> Any:
         return state(first, 1)
 

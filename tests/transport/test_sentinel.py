@@ -107,7 +107,7 @@ class Toll:
     ids=lambda value: getattr(value, "__name__", None) or getattr(value, "id", None) or f"replicas={value}",
     indirect=["servers"],
 )
-async def test_the_next_primary_is_found_by_itself(
+async def test_sentinel_store_finds_the_next_primary(
     event: Event, replicas: int, servers: SentinelServers, prefix: str, record_property: Callable[[str, object], None]
 ) -> None:
     options: dict[str, Any] = {"prefix": prefix, "timeout": 30, "replicas": replicas, "wait_timeout": 0.05}
@@ -137,7 +137,7 @@ async def test_the_next_primary_is_found_by_itself(
     record_property("lost", len(toll.lost))
 
 
-async def test_what_a_hanging_primary_says_later_does_not_count(
+async def test_sentinel_late_replies_of_an_old_primary_do_not_count(
     servers: SentinelServers, watched: SessionStore, caplog: pytest.LogCaptureFixture
 ) -> None:
     await asyncio.gather(*(watched.update(user, "c", {"n": 0}) for user in range(100)))
@@ -163,7 +163,7 @@ async def test_what_a_hanging_primary_says_later_does_not_count(
         assert (await load(watched, str(user), "c")).data == {"n": 0, "later": 1}
 
 
-async def test_a_demoted_primary_is_left_and_the_call_is_not_lost(servers: SentinelServers, watched: SessionStore) -> None:
+async def test_sentinel_store_leaves_a_demoted_primary(servers: SentinelServers, watched: SessionStore) -> None:
     await watched.update("u", "c", {"n": 1})
     primary = servers.primary()
     async with primary.client() as client:
@@ -182,7 +182,7 @@ async def test_a_demoted_primary_is_left_and_the_call_is_not_lost(servers: Senti
     assert (await load(watched)).data == {"n": 2}
 
 
-async def test_a_client_of_sentinel_leaves_a_demoted_primary_too(servers: SentinelServers, prefix: str) -> None:
+async def test_sentinel_client_leaves_a_demoted_primary(servers: SentinelServers, prefix: str) -> None:
     sentinel = Sentinel([("127.0.0.1", node.port) for node in servers.sentinels])  # type: ignore[no-untyped-call] # redis-py has no types here
     try:
         async with sentinel.master_for(SERVICE) as client, SessionStore(client, prefix=prefix) as store:
@@ -204,7 +204,7 @@ async def test_a_client_of_sentinel_leaves_a_demoted_primary_too(servers: Sentin
             await client.aclose()
 
 
-async def test_unknown_services_and_absent_sentinels_are_told(shared: SentinelServers) -> None:
+async def test_sentinel_errors_name_the_cause(shared: SentinelServers) -> None:
     hosts = shared.url.removeprefix("redis+sentinel://").partition("/")[0]
     async with SessionStore.from_url(f"redis+sentinel://{hosts}/nobody", timeout=0.5) as store:
         with pytest.raises(redis.ConnectionError, match=r"no sentinel names the primary of nobody: .*No such master"):
@@ -215,9 +215,7 @@ async def test_unknown_services_and_absent_sentinels_are_told(shared: SentinelSe
 
 
 @pytest.mark.parametrize("servers", [NEWEST], ids=lambda server: server.id, indirect=True)
-async def test_one_sentinel_is_enough_and_none_is_needed_once_connected(
-    servers: SentinelServers, watched: SessionStore
-) -> None:
+async def test_sentinel_store_needs_one_sentinel_to_connect(servers: SentinelServers, watched: SessionStore) -> None:
     for sentinel in servers.sentinels[1:]:
         servers.kill(sentinel)
     await asyncio.gather(*(watched.update(user, "c", {"n": 1}) for user in range(20)))
@@ -226,7 +224,7 @@ async def test_one_sentinel_is_enough_and_none_is_needed_once_connected(
     assert await watched.size() == 20
 
 
-async def test_closing_leaves_no_task(shared: SentinelServers, prefix: str) -> None:
+async def test_sentinel_aclose_leaves_no_task(shared: SentinelServers, prefix: str) -> None:
     before = asyncio.all_tasks()
     store = SessionStore.from_url(shared.url, prefix=prefix)
     calls: list[Any] = [asyncio.ensure_future(store.update(user, "c", {"n": 1})) for user in range(20)]

@@ -24,7 +24,7 @@ def node(host: bytes | None, port: int, *metadata: Any) -> list[Any]:
     [[], [[]], [[b"hostname", b"one.example"]], [{b"hostname": b"one.example"}]],
     ids=["6.2", "none", "resp2", "resp3"],
 )
-def test_primaries_and_replicas_of_each_range(metadata: list[Any]) -> None:
+def test_parse_slots_reads_primaries_and_replicas(metadata: list[Any]) -> None:
     reply = [
         [0, 5460, node(b"10.0.0.1", 7000, *metadata), node(b"10.0.0.2", 7001, *metadata), node(b"fe80::3", 7002, *metadata)],
         [5461, 10922, node(b"two.example", 7003, *metadata)],
@@ -37,12 +37,12 @@ def test_primaries_and_replicas_of_each_range(metadata: list[Any]) -> None:
     ]
 
 
-def test_host_and_port_are_enough() -> None:
+def test_parse_slots_needs_host_and_port_only() -> None:
     assert parse_slots([[0, 1, [b"10.0.0.1", 7000]]], "asked.example") == [(0, 1, ("10.0.0.1", 7000), ())]
 
 
 @pytest.mark.parametrize("unknown", [None, b"", b"?"])
-def test_a_node_that_does_not_know_its_address_means_the_one_that_was_asked(unknown: bytes | None) -> None:
+def test_parse_slots_unknown_host_is_the_asked_one(unknown: bytes | None) -> None:
     reply = [[0, 9, node(unknown, 7000, [b"ip", b"10.0.0.1"]), node(b"10.0.0.2", 7001)], [10, 19, node(b"10.0.0.2", 7001)]]
     reply[1].append(node(unknown, 7000))
     assert parse_slots(reply, "asked.example") == [
@@ -51,13 +51,13 @@ def test_a_node_that_does_not_know_its_address_means_the_one_that_was_asked(unkn
     ]
 
 
-def test_slots_that_nobody_serves_are_left_out() -> None:
+def test_parse_slots_leaves_unserved_slots_out() -> None:
     reply = [[20, 29, node(b"b", 2)], [5, 5, node(b"a", 1)]]
     assert parse_slots(reply, "asked.example") == [(20, 29, ("b", 2), ()), (5, 5, ("a", 1), ())]
     assert parse_slots([], "asked.example") == []
 
 
-def test_every_address_is_remapped() -> None:
+def test_parse_slots_remaps_each_host_and_port() -> None:
     reply = [[0, 9, node(b"10.0.0.1", 7000), node(None, 7001)]]
     remapped = parse_slots(reply, "asked.example", lambda address: (f"via-{address[0]}", address[1] + 1))
     assert remapped == [(0, 9, ("via-10.0.0.1", 7001), (("via-asked.example", 7002),))]
@@ -90,7 +90,7 @@ def said(line: str) -> Exception:
         ),
     ],
 )
-def test_an_error_within_a_script_is_given_as_what_it_is(line: str, kind: type[Exception], text: str) -> None:
+def test_error_of_unwraps_an_error_in_a_script(line: str, kind: type[Exception], text: str) -> None:
     reply = said(line)
     assert type(reply) is ResponseError
     error = error_of(reply)
@@ -113,12 +113,12 @@ def test_an_error_within_a_script_is_given_as_what_it_is(line: str, kind: type[E
         f"WRONGTYPE -READONLY {REFUSAL}",
     ],
 )
-def test_any_other_error_is_given_as_it_came(line: str) -> None:
+def test_error_of_keeps_other_errors(line: str) -> None:
     reply = said(line)
     assert error_of(reply) is reply
 
 
-def test_errors_with_a_code_have_their_class() -> None:
+def test_error_of_gives_codes_their_class() -> None:
     moved = said("MOVED 12 10.0.0.1:7000")
     assert isinstance(moved, MovedError)
     assert (moved.slot_id, moved.host, moved.port) == (12, "10.0.0.1", 7000)

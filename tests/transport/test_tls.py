@@ -91,7 +91,7 @@ def as_client(certificates: Path, name: str | None = "bot") -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("loop", [asyncio.new_event_loop, uvloop.new_event_loop])
-def test_sessions_over_tls(loop: Callable[[], asyncio.AbstractEventLoop], tls_url: str, certificates: Path) -> None:
+def test_tls_store_works(loop: Callable[[], asyncio.AbstractEventLoop], tls_url: str, certificates: Path) -> None:
     async def use() -> None:
         async with SessionStore.from_url(tls_url, ssl_ca_certs=str(certificates / "ca.pem")) as store:
             await asyncio.gather(*(store.update(user, "c", {"n": user, "raw": b"x" * 200_000}) for user in range(20)))
@@ -102,7 +102,7 @@ def test_sessions_over_tls(loop: Callable[[], asyncio.AbstractEventLoop], tls_ur
         runner.run(use())
 
 
-async def test_a_server_with_an_unknown_certificate_is_refused(tls_url: str) -> None:
+async def test_tls_refuses_an_unknown_certificate(tls_url: str) -> None:
     async with SessionStore.from_url(tls_url) as store:
         with pytest.raises(redis.ConnectionError, match="CERTIFICATE_VERIFY_FAILED"):
             await store.update("u", "c", {"n": 1})
@@ -114,7 +114,7 @@ async def test_tls_server_hints_at_its_scheme(tls_url: str) -> None:
             await store.get("u", "c")
 
 
-async def test_a_client_shows_its_certificate(strict_url: str, certificates: Path) -> None:
+async def test_tls_client_shows_its_certificate(strict_url: str, certificates: Path) -> None:
     options = as_client(certificates)
     async with SessionStore.from_url(strict_url, **options) as store:
         await store.update("u", "c", {"n": 1})
@@ -127,9 +127,7 @@ async def test_a_client_shows_its_certificate(strict_url: str, certificates: Pat
 
 
 @pytest.mark.parametrize("name", [None, "stranger"])
-async def test_a_client_without_a_certificate_of_the_servers_ca_gets_nothing(
-    name: str | None, strict_url: str, certificates: Path
-) -> None:
+async def test_tls_client_without_certificate_gets_nothing(name: str | None, strict_url: str, certificates: Path) -> None:
     async with SessionStore.from_url(strict_url, timeout=0.5, **as_client(certificates, name)) as store:
         with pytest.raises(redis.ConnectionError):
             await store.update("u", "c", {"n": 1})
@@ -138,16 +136,14 @@ async def test_a_client_without_a_certificate_of_the_servers_ca_gets_nothing(
 
 
 @pytest.mark.parametrize("name", [None, "stranger"])
-async def test_a_client_without_a_certificate_of_the_servers_ca_is_told_at_once(
-    name: str | None, strict_url: str, certificates: Path
-) -> None:
+async def test_tls_client_without_certificate_fails_at_once(name: str | None, strict_url: str, certificates: Path) -> None:
     async with SessionStore.from_url(strict_url, timeout=3600, **as_client(certificates, name)) as store:
         with pytest.raises(redis.ConnectionError, match=ALERTS):
             async with asyncio.timeout(AT_ONCE):
                 await store.update("u", "c", {"n": 1})
 
 
-async def test_a_cluster_over_tls(certificates: Path) -> None:
+async def test_tls_cluster_works(certificates: Path) -> None:
     options = as_client(certificates)
     bus = ("--cluster-enabled", "yes", "--tls-cluster", "yes", "--cluster-port", str(free_port()))
     with tls_server(certificates, "--tls-auth-clients", "yes", *bus) as url:

@@ -50,7 +50,7 @@ printable = st.text(st.characters(exclude_categories=("C", "Zl", "Zp")), min_siz
         ("rediss://h?ssl_certfile=%2Fa%2Fb", {"host": "h", "ssl_certfile": "/a/b", "connection_class": SSLConnection}),
     ],
 )
-def test_one_server(url: str, options: dict[str, Any]) -> None:
+def test_read_url_of_one_server(url: str, options: dict[str, Any]) -> None:
     assert read_url(url) == Target("server", options)
 
 
@@ -76,7 +76,7 @@ def test_one_server(url: str, options: dict[str, Any]) -> None:
         ),
     ],
 )
-def test_many_servers(
+def test_read_url_of_many_servers(
     scheme: str, rest: str, kind: str, seeds: list[tuple[str, int]], service: str, options: dict[str, Any]
 ) -> None:
     tls = {"connection_class": SSLConnection} if scheme == "rediss" else {}
@@ -84,7 +84,7 @@ def test_many_servers(
 
 
 @every_scheme
-async def test_the_options_of_the_url_win(template: str) -> None:
+async def test_read_url_options_win(template: str) -> None:
     url = template.format("")
     url += ("&" if "?" in url else "?") + "timeout=none"
     with pytest.raises(ValueError, match="Invalid value for 'timeout'"):
@@ -107,7 +107,7 @@ async def test_the_options_of_the_url_win(template: str) -> None:
         ("ada:p@ss:100%,+&=@", {"username": "ada", "password": "p@ss:100%,+&="}),
     ],
 )
-def test_credentials(template: str, user: str, options: dict[str, str]) -> None:
+def test_from_url_uses_credentials(template: str, user: str, options: dict[str, str]) -> None:
     found = read_url(template.format(user)).options
     assert {name: found[name] for name in ("username", "password") if name in found} == options
 
@@ -115,7 +115,7 @@ def test_credentials(template: str, user: str, options: dict[str, str]) -> None:
 @every_scheme
 @given(user=printable, password=printable)
 @example("a:b@c", "%2F/?#@:[]%,")
-def test_any_user_and_password_come_back(template: str, user: str, password: str) -> None:
+def test_read_url_keeps_any_user_and_password(template: str, user: str, password: str) -> None:
     target = read_url(template.format(f"{quote(user, safe='')}:{quote(password, safe='')}@"))
     assert target == Target(
         target.kind,
@@ -136,7 +136,7 @@ def test_any_user_and_password_come_back(template: str, user: str, password: str
 @example("a@b,7000/hidden")
 @example("[hidden")
 @example("[hidden]")
-def test_a_password_that_is_not_encoded_is_read_as_it_is_or_not_at_all(template: str, password: str) -> None:
+def test_read_url_never_shows_an_unencoded_password(template: str, password: str) -> None:
     """Never as a host, port, database, path or option: those get shown."""
     plain = read_url(template.format(""))
     try:
@@ -204,7 +204,7 @@ def assert_hidden(error: BaseException, password: str) -> None:
         ("", "scheme"),
     ],
 )
-def test_what_is_no_such_url_is_refused_with_the_reason(url: str, user: str, message: str) -> None:
+def test_read_url_refuses_other_urls_with_one_cause(url: str, user: str, message: str) -> None:
     with pytest.raises(ValueError, match=message) as caught:
         SessionStore.from_url(url.format(user))
     assert_hidden(caught.value, "hidden")
@@ -222,7 +222,7 @@ def test_from_url_refuses_a_database_of_a_cluster() -> None:
 
 
 @pytest.mark.parametrize("url", [b"redis://:hidden@h", None, 6379, ["redis://:hidden@h"]])
-def test_what_is_no_text_is_refused(url: Any) -> None:
+def test_read_url_refuses_other_types(url: Any) -> None:
     with pytest.raises(TypeError, match=rf"must be str, not {type(url).__name__}") as caught:
         SessionStore.from_url(url)
     assert_hidden(caught.value, "hidden")

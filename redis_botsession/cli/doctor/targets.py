@@ -14,7 +14,7 @@ from redis.asyncio.connection import Connection, SSLConnection, UnixDomainSocket
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from ..._transport.options import THREADS_CLASSES, for_sentinels, read_url
+from ..._transport.options import THREADS_CLASSES, connection_options, for_sentinels, read_url
 
 
 class BadURL(ValueError):
@@ -139,7 +139,7 @@ def parse(url: str) -> Target:
         scheme = ("rediss" if is_tls else "redis") + (f"+{kind}" if kind else "")
         database = str(options.get("db", "" if kind else 0))
         label = f"{scheme}://{','.join(map(str, hosts))}/{'/'.join(filter(None, [named.service, database]))}"
-    known = named.connection_options
+    known = connection_options(named)
     kind_of_connection = {name: value for name, value in known.items() if name == "connection_class"}
     return Target(
         kind=kind,

@@ -13,7 +13,7 @@ from redis.asyncio.sentinel import Sentinel
 from redis.backoff import ExponentialBackoff, NoBackoff
 from redis.exceptions import NoPermissionError, ResponseError, WatchError
 
-from ..._transport.options import Target, checked, for_sentinels
+from ..._transport.options import Target, checked, connection_options, for_sentinels
 from .records import Found, Source, Unit
 
 #: Keys that SCAN looks at in one round trip.
@@ -42,7 +42,7 @@ class Reader:
     def __init__(self, target: Target, source: Source) -> None:
         if target.kind == "cluster":
             raise ValueError("--url names a cluster, which none of these storages writes to; a target may be one: --to")
-        options = {**_CONNECTION, **target.connection_options, "decode_responses": False}
+        options = {**_CONNECTION, **connection_options(target), "decode_responses": False}
         self._source = source
         self._sentinels: list[Redis] = []
         if target.kind == "sentinel":
