@@ -58,6 +58,13 @@ async def no_redis(request: Request, error: Exception) -> JSONResponse:
     return JSONResponse({"error": "sessions are not available"}, status_code=503)
 
 
+@app.get("/ready")
+async def ready(store: Store) -> dict[str, str]:
+    """Readiness, for a load balancer: status 503 if Redis does not reply."""
+    await store.ping()
+    return {"status": "ready"}
+
+
 @app.post("/webhook")
 async def webhook(update: Update, store: Store) -> dict[str, str]:
     """A dialog: what the answer is depends on the session."""

@@ -31,6 +31,12 @@ def create_app(url: str, prefix: str = "flask_bot:") -> Flask:
     app = Flask(__name__)
     app.extensions["sessions"] = store
 
+    @app.get("/ready")
+    def ready() -> dict[str, str]:
+        """Readiness, for a load balancer: status 503 if Redis does not reply."""
+        store.ping()
+        return {"status": "ready"}
+
     @app.post("/webhook")
     def webhook() -> dict[str, str]:
         update: dict[str, Any] = request.get_json()

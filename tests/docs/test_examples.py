@@ -86,7 +86,12 @@ class Webhook:
         self._client = client
 
     def post(self, path: str, text: str = "hello") -> tuple[int, Any]:
-        answer = self._client.post(path, json={"user": 42, "chat": 7, "text": text})
+        return self._answer(self._client.post(path, json={"user": 42, "chat": 7, "text": text}))
+
+    def get(self, path: str) -> tuple[int, Any]:
+        return self._answer(self._client.get(path))
+
+    def _answer(self, answer: Any) -> tuple[int, Any]:
         return answer.status_code, answer.json() if callable(answer.json) else answer.json
 
 
@@ -129,3 +134,10 @@ def test_webhook_example_answers_503_when_redis_refuses(framework: str, newest_u
     wrong = newest_url.replace("redis://", "redis://nobody:wrong@")
     with running(framework, wrong, prefix) as webhook:
         assert webhook.post("/webhook") == (503, {"error": "sessions are not available"})
+        assert webhook.get("/ready") == (503, {"error": "sessions are not available"})
+
+
+@WEB
+def test_webhook_example_is_ready(framework: str, newest_url: str, prefix: str) -> None:
+    with running(framework, newest_url, prefix) as webhook:
+        assert webhook.get("/ready") == (200, {"status": "ready"})

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
 
-from ..support.pages import DOCS
+from ..support.pages import DOCS, ROOT
 
 
 def test_site_builds_without_warnings(tmp_path: Path) -> None:
@@ -30,3 +31,9 @@ def test_site_builds_without_warnings(tmp_path: Path) -> None:
         check=False,
     )
     assert run.returncode == 0, run.stderr
+
+
+def test_readme_has_absolute_links_only() -> None:
+    links = re.findall(r"\]\(([^)\s]+)\)", (ROOT / "README.md").read_text("utf-8"))
+    assert links
+    assert [link for link in links if not link.startswith("https://")] == []

@@ -45,7 +45,7 @@ def check(modules: dict[str, str], folder: Path) -> list[str]:
 
 
 def test_page_examples_have_no_type_errors(tmp_path: Path) -> None:
-    modules = {name: code for page in pages.DOCS.rglob("*.md") for name, code in pages.checkable(page).items()}
+    modules = {name: code for page in pages.pages() for name, code in pages.checkable(page).items()}
     assert len(modules) >= 9
     assert check(modules, tmp_path) == []
 
