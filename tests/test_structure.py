@@ -23,6 +23,7 @@ LUA = PACKAGE.parent / "lua"
 # stand above it in its room. A room is a sub-package, or a module at the top of the package.
 ROOMS: dict[str, tuple[str, ...]] = {
     "version": (),
+    "_deprecation": (),
     "errors": (),
     "_codec": ("types", "walk", "codec"),
     "codec": (),
