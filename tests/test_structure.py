@@ -8,6 +8,7 @@ import inspect
 import re
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -137,7 +138,7 @@ def test_structure_imports_point_downward_only(path: Path) -> None:
             assert name[1] in modules[: modules.index(inside[0])], f"{'.'.join(module_of(path))} imports {'.'.join(name)}"
 
 
-def test_the_public_names() -> None:
+def test_structure_public_names() -> None:
     assert set(redis_botsession.__all__) == PUBLIC
     assert sorted(redis_botsession.__all__, key=str.lower) == sorted(PUBLIC, key=str.lower)
     for name in redis_botsession.__all__:
@@ -152,7 +153,7 @@ def test_init_re_exports_and_does_nothing_else(path: Path) -> None:
         assert is_docstring or is_all or isinstance(node, ast.ImportFrom)
 
 
-def test_the_core_imports_what_it_depends_on_and_nothing_else() -> None:
+def test_structure_core_imports_what_it_depends_on_and_nothing_else() -> None:
     code = "import sys; before = set(sys.modules); import redis_botsession; print(*set(sys.modules) - before)"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     top = {name.split(".")[0] for name in run.stdout.split()}
@@ -173,12 +174,12 @@ def third_parties(path: Path) -> set[str]:
 
 
 @pytest.mark.parametrize("path", sorted((PACKAGE / "adapters").glob("*.py")), ids=lambda path: path.stem)
-def test_an_adapter_is_of_one_framework(path: Path) -> None:
+def test_structure_adapter_is_of_one_framework(path: Path) -> None:
     expected = set() if path.stem.startswith("_") else {FRAMEWORKS[path.stem]}
     assert third_parties(path) - {"redis"} == expected
 
 
-def test_nothing_else_imports_a_framework_or_an_adapter() -> None:
+def test_structure_nothing_else_imports_a_framework_or_an_adapter() -> None:
     for path in PACKAGE.rglob("*.py"):
         if room_of(path) != "adapters":
             assert not third_parties(path) & set(FRAMEWORKS.values()), path
@@ -215,13 +216,13 @@ def declared(name: str, kind: str) -> tuple[str, ...]:
 
 
 @pytest.mark.parametrize(("name", "script"), SCRIPTS.items(), ids=SCRIPTS)
-def test_the_header_of_a_script_is_its_binding(name: str, script: Script) -> None:
+def test_structure_header_of_a_script_is_its_binding(name: str, script: Script) -> None:
     assert declared(name, "KEYS") == script.keys
     assert declared(name, "ARGV") == script.args
 
 
 @pytest.mark.parametrize(("name", "script"), SCRIPTS.items(), ids=SCRIPTS)
-def test_every_key_and_argument_is_bound_to_a_local_of_its_name(name: str, script: Script) -> None:
+def test_structure_every_key_and_argument_is_bound_to_a_local_of_its_name(name: str, script: Script) -> None:
     text = (LUA / f"{name}.lua").read_text("utf-8")
     for kind, names in (("KEYS", script.keys), ("ARGV", script.args)):
         for number, word in enumerate(names, start=1):
@@ -231,7 +232,7 @@ def test_every_key_and_argument_is_bound_to_a_local_of_its_name(name: str, scrip
                 assert len(re.findall(rf"{kind}\[{number}\]", text)) == 2, "in the header and once in the code"
 
 
-def test_the_replies_in_the_headers_are_the_statuses() -> None:
+def test_structure_replies_in_the_headers_are_the_statuses() -> None:
     seen = set()
     for name in SCRIPTS:
         rows = re.findall(r"^-- (?:Reply)? +\{ *(-?\d), \w+\} +(\w+)", header(name), re.MULTILINE)
@@ -244,7 +245,7 @@ def test_the_replies_in_the_headers_are_the_statuses() -> None:
     assert seen == set(Status.__members__)
 
 
-def test_there_is_a_binding_for_every_script_and_a_script_for_every_binding() -> None:
+def test_structure_every_script_is_loaded() -> None:
     assert {path.stem for path in LUA.glob("*.lua")} == set(SCRIPTS)
 
 
@@ -266,3 +267,14 @@ def test_structure_private_redispy_is_used_in_one_file_only() -> None:
             if isinstance(node, ast.Attribute) and node.attr in private:
                 is_own = isinstance(node.value, ast.Name) and node.value.id == "self"
                 assert is_own, f"{path.relative_to(PACKAGE)}:{node.lineno} uses {node.attr}: that is for _transport/redispy.py"
+
+
+# --- Tests
+
+
+def test_structure_test_names_are_unique_and_short() -> None:
+    names: list[str] = []
+    for path in [*Path(__file__).parent.rglob("test_*.py"), *(PACKAGE / "testing").glob("*.py")]:
+        names += re.findall(r"^ *(?:async )?def (test_\w+)", path.read_text("utf-8"), re.MULTILINE)
+    assert [name for name in names if len(name) > 70] == []
+    assert [name for name, count in Counter(names).items() if count > 1] == []

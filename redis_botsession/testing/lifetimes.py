@@ -21,7 +21,7 @@ class LifetimeContract(Harness):
     # --- expiry
 
     @check(ttl=0.1)
-    async def test_sessions_expire(self, store: BotSessionStore) -> None:
+    async def test_store_sessions_expire(self, store: BotSessionStore) -> None:
         version = await store.update("u", "c", {"n": 1})
         await gone(store, "u", "c")
         assert await store.channels("u") == []
@@ -35,7 +35,7 @@ class LifetimeContract(Harness):
         assert await store.update("u", "c", {"m": 1}) > version
 
     @check(ttl=timedelta(hours=1))
-    async def test_writes_and_touches_renew_the_ttl(self, store: BotSessionStore) -> None:
+    async def test_store_writes_and_touches_renew_the_ttl(self, store: BotSessionStore) -> None:
         renewals: dict[str, Callable[[], Awaitable[Any]]] = {
             "update": lambda: store.update("u", "update", {"n": 2}),
             "set": lambda: store.set("u", "set", BotSession("u", "set")),
@@ -50,20 +50,20 @@ class LifetimeContract(Harness):
         assert sorted(await store.channels("u")) == sorted(renewals)
 
     @check(ttl=3600)
-    async def test_reads_do_not_renew_the_ttl(self, store: BotSessionStore) -> None:
+    async def test_store_reads_do_not_renew_the_ttl(self, store: BotSessionStore) -> None:
         await store.update("u", "c", {"n": 1})
         await store.touch("u", "c", 0.1)
         await gone(store, "u", "c")
 
     @check(ttl=None)
-    async def test_no_ttl_no_expiry(self, store: BotSessionStore) -> None:
+    async def test_store_no_ttl_no_expiry(self, store: BotSessionStore) -> None:
         await store.update("u", "c", {"n": 1})
         await store.update("u", "control", {"n": 1}, expires_at=datetime.now(UTC) + timedelta(seconds=0.2))
         await gone(store, "u", "control")
         assert await store.channels("u") == ["c"]
 
     @check(ttl=0.2)
-    async def test_expires_at_is_not_moved_by_the_rolling_ttl(self, store: BotSessionStore) -> None:
+    async def test_store_expires_at_is_not_moved_by_the_rolling_ttl(self, store: BotSessionStore) -> None:
         deadline = datetime.now(UTC) + HOUR
         await store.update("u", "c", {"n": 1}, expires_at=deadline)
         await store.update("u", "control", {"n": 1})
@@ -76,14 +76,14 @@ class LifetimeContract(Harness):
         await gone(store, "u", "c")
 
     @check(ttl=3600)
-    async def test_expires_at_holds_through_writes_and_touches(self, store: BotSessionStore) -> None:
+    async def test_store_expires_at_holds_through_writes_and_touches(self, store: BotSessionStore) -> None:
         await store.set("u", "c", BotSession("u", "c", expires_at=datetime.now(UTC) + timedelta(seconds=2)))
         await store.update("u", "c", {"n": 1}, create=False)
         assert await store.touch("u", "c", 3600)
         await gone(store, "u", "c")
 
     @check()
-    async def test_a_deadline_that_has_passed_removes_the_session(self, store: BotSessionStore) -> None:
+    async def test_store_deadline_that_has_passed_removes_the_session(self, store: BotSessionStore) -> None:
         past = datetime.now(UTC) - HOUR
         writes: list[Callable[[], Awaitable[int]]] = [
             lambda: store.set("u", "c", BotSession("u", "c", {"n": 1}, expires_at=past)),
@@ -101,7 +101,7 @@ class LifetimeContract(Harness):
         assert await store.get("u", "c") is not None
 
     @check()
-    async def test_bad_ttls_are_refused(self, store: BotSessionStore) -> None:
+    async def test_store_bad_ttls_are_refused(self, store: BotSessionStore) -> None:
         await store.update("u", "c", {"n": 1})
         for ttl in (0, -1, float("nan"), float("inf"), timedelta(0), timedelta.max):
             with pytest.raises(ValueError, match="ttl"):
@@ -114,7 +114,7 @@ class LifetimeContract(Harness):
     # --- delete, clear, channels, scan
 
     @check()
-    async def test_delete(self, store: BotSessionStore) -> None:
+    async def test_store_delete(self, store: BotSessionStore) -> None:
         await store.update("u", "c", {"n": 1})
         await store.update("u", "d", {"n": 1})
         assert await store.delete("u", "c") is True

@@ -29,7 +29,7 @@ class LiveContract(Harness):
     # --- the live session
 
     @check()
-    async def test_session_saves_what_changed(self, store: BotSessionStore) -> None:
+    async def test_live_session_session_saves_what_changed(self, store: BotSessionStore) -> None:
         async with store.session("u", "c") as session:
             assert (session.data, session.version) == ({}, 0)
             session.data["cart"] = [{"n": 1}]
@@ -45,7 +45,7 @@ class LiveContract(Harness):
         assert type(loaded.data["flag"]) is int
 
     @check()
-    async def test_session_writes_nothing_where_nothing_changed(self, store: BotSessionStore) -> None:
+    async def test_live_session_session_writes_nothing_where_nothing_changed(self, store: BotSessionStore) -> None:
         async with store.session("u", "c"):
             pass
         assert await store.get("u", "c") is None
@@ -58,7 +58,7 @@ class LiveContract(Harness):
         assert (await load(store)).version == version
 
     @check()
-    async def test_session_saves_nothing_after_an_exception(self, store: BotSessionStore) -> None:
+    async def test_live_session_session_saves_nothing_after_an_exception(self, store: BotSessionStore) -> None:
         with pytest.raises(LookupError):
             async with store.session("u", "c") as session:
                 session.data["n"] = 1
@@ -66,7 +66,7 @@ class LiveContract(Harness):
         assert await store.get("u", "c") is None
 
     @check()
-    async def test_two_sessions_at_once_keep_both_their_changes(self, store: BotSessionStore) -> None:
+    async def test_live_session_two_sessions_at_once_keep_both_their_changes(self, store: BotSessionStore) -> None:
         await store.update("u", "c", {"a": 0, "b": 0, "c": 0})
         async with store.session("u", "c") as first, store.session("u", "c") as second:
             first.data["a"] = 1
@@ -79,7 +79,7 @@ class LiveContract(Harness):
         assert (await load(store, "u", "new")).data == {"a": 1, "b": 2}
 
     @check()
-    async def test_session_methods(self, store: BotSessionStore) -> None:
+    async def test_live_session_session_methods(self, store: BotSessionStore) -> None:
         async with store.session("u", "c") as session:
             await session.update({"step": "name"})
             saved = await load(store)
@@ -105,7 +105,7 @@ class LiveContract(Harness):
         assert (await load(store)).data == {"new": 1}
 
     @check()
-    async def test_a_refused_update_leaves_the_live_session_as_it_was(self, store: BotSessionStore) -> None:
+    async def test_live_session_refused_update_leaves_the_live_session_as_it_was(self, store: BotSessionStore) -> None:
         async with store.session("u", "c") as session:
             with pytest.raises(SerializationError):
                 await session.update({"good": 1, "bad": object()})
@@ -113,7 +113,7 @@ class LiveContract(Harness):
         assert await store.get("u", "c") is None
 
     @check(ttl=3600)
-    async def test_a_save_never_brings_a_session_back(self, store: BotSessionStore) -> None:
+    async def test_live_session_save_never_brings_a_session_back(self, store: BotSessionStore) -> None:
         async def delete() -> None:
             await store.delete("u", "c")
 
@@ -148,7 +148,7 @@ class LiveContract(Harness):
     # --- the middleware
 
     @check()
-    async def test_middleware_loads_and_saves(self, store: BotSessionStore) -> None:
+    async def test_live_session_middleware_loads_and_saves(self, store: BotSessionStore) -> None:
         middleware = SessionMiddleware(store)
         ctx = _Ctx("u", "c")
 
@@ -161,7 +161,7 @@ class LiveContract(Harness):
         assert (await load(store)).data == {"n": 2}
 
     @check()
-    async def test_middleware_after_an_exception(self, store: BotSessionStore) -> None:
+    async def test_live_session_middleware_after_an_exception(self, store: BotSessionStore) -> None:
         ctx = _Ctx("u", "c")
 
         async def handler() -> None:
@@ -176,7 +176,7 @@ class LiveContract(Harness):
         assert (await load(store)).data == {"n": 1}
 
     @check()
-    async def test_middleware_drops_the_changes_of_a_session_that_is_gone(self, store: BotSessionStore) -> None:
+    async def test_live_session_of_middleware_drops_changes_once_gone(self, store: BotSessionStore) -> None:
         ctx = _Ctx("u", "c")
         await store.update("u", "c", {"n": 1})
 
@@ -188,7 +188,7 @@ class LiveContract(Harness):
         assert await store.get("u", "c") is None
 
     @check()
-    async def test_ended_use_is_harmless(self, store: BotSessionStore) -> None:
+    async def test_live_session_ended_use_is_harmless(self, store: BotSessionStore) -> None:
         await store.update("u", "c", {"n": 1})
         await store.aclose()
         await store.aclose()

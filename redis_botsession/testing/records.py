@@ -21,7 +21,7 @@ class RecordContract(Harness):
     # --- get and set
 
     @check()
-    async def test_a_session_that_is_not_there_is_none(self, store: BotSessionStore) -> None:
+    async def test_store_session_that_is_not_there_is_none(self, store: BotSessionStore) -> None:
         assert await store.get("u", "c") is None
         assert await store.get("u", "c", touch=True) is None
         assert await store.size() == 0
@@ -45,14 +45,14 @@ class RecordContract(Harness):
         assert session.expires_at is None
 
     @check()
-    async def test_an_empty_session_is_a_session(self, store: BotSessionStore) -> None:
+    async def test_store_empty_session_is_a_session(self, store: BotSessionStore) -> None:
         await store.set("u", "c", BotSession("u", "c"))
         assert (await load(store)).data == {}
         await store.update("u", "d", {})
         assert (await load(store, "u", "d")).data == {}
 
     @check()
-    async def test_many_keys_and_empty_names(self, store: BotSessionStore) -> None:
+    async def test_store_many_keys_and_empty_names(self, store: BotSessionStore) -> None:
         data: dict[str, Any] = {f"key {n}": n for n in range(3000)} | {"": "empty", "v": 1, "\udcff": 2}
         await store.set("u", "c", BotSession("u", "c", data))
         assert (await load(store)).data == data
@@ -62,7 +62,7 @@ class RecordContract(Harness):
         assert (await load(store)).data == {"left": 1}
 
     @check()
-    async def test_every_type_comes_back(self, store: BotSessionStore) -> None:
+    async def test_store_every_type_comes_back(self, store: BotSessionStore) -> None:
         data = {str(n): value for n, value in enumerate(VALUES)}
         await store.set("u", "c", BotSession("u", "c", data))
         await store.update("u", "d", data)
@@ -75,7 +75,7 @@ class RecordContract(Harness):
                 assert same, value
 
     @check()
-    async def test_nobody_can_change_what_is_stored(self, store: BotSessionStore) -> None:
+    async def test_store_nobody_can_change_what_is_stored(self, store: BotSessionStore) -> None:
         data: dict[str, Any] = {"cart": [{"n": 1}]}
         await store.set("u", "c", BotSession("u", "c", data))
         data["cart"][0]["n"] = 2
@@ -92,7 +92,7 @@ class RecordContract(Harness):
     # --- ids
 
     @check()
-    async def test_a_number_and_its_text_are_one_id(self, store: BotSessionStore) -> None:
+    async def test_store_number_and_its_text_are_one_id(self, store: BotSessionStore) -> None:
         await store.set(42, -7, BotSession("42", "-7", {"n": 1}))
         session = await load(store, "42", "-7")
         assert (session.user_id, session.channel_id) == ("42", "-7")
@@ -101,7 +101,7 @@ class RecordContract(Harness):
         assert await store.channels(42) == ["-7"]
 
     @check()
-    async def test_bad_ids_are_refused(self, store: BotSessionStore) -> None:
+    async def test_store_bad_ids_are_refused(self, store: BotSessionStore) -> None:
         for bad, error in (("", ValueError), (None, TypeError), (True, TypeError), (1.0, TypeError), (b"u", TypeError)):
             any_id = cast("Any", bad)
             pairs: list[tuple[Any, Any]] = [(any_id, "c"), ("u", any_id)]
@@ -123,7 +123,7 @@ class RecordContract(Harness):
         assert await store.size() == 0
 
     @check()
-    async def test_ids_are_any_text_and_never_meet(self, store: BotSessionStore) -> None:
+    async def test_store_ids_are_any_text_and_never_meet(self, store: BotSessionStore) -> None:
         pairs = [(user, channel) for user in ODD_IDS for channel in ODD_IDS]
         await asyncio.gather(*(store.update(*pair, {"me": pair}) for pair in pairs))
         for pair in pairs:
@@ -140,7 +140,7 @@ class RecordContract(Harness):
     # --- what cannot be stored
 
     @check()
-    async def test_what_cannot_be_stored_is_refused_with_its_path(self, store: BotSessionStore) -> None:
+    async def test_store_what_cannot_be_stored_is_refused_with_its_path(self, store: BotSessionStore) -> None:
         await store.set("u", "c", BotSession("u", "c", {"a": 1}))
         before = await load(store)
         item = {"cart": [{"price": 1}, {"price": 2}, {"price": object()}]}
@@ -153,7 +153,7 @@ class RecordContract(Harness):
         assert await load(store) == before
 
     @check()
-    async def test_depth_is_limited(self, store: BotSessionStore) -> None:
+    async def test_store_depth_is_limited(self, store: BotSessionStore) -> None:
         deep: Any = "bottom"
         for _ in range(MAX_DEPTH):
             deep = [deep]
@@ -168,7 +168,7 @@ class RecordContract(Harness):
         assert (await load(store)).data == {"deep": deep}
 
     @check(max_bytes=1000)
-    async def test_size_is_limited(self, store: BotSessionStore) -> None:
+    async def test_store_size_is_limited(self, store: BotSessionStore) -> None:
         with pytest.raises(SessionTooLarge) as caught:
             await store.set("u", "c", BotSession("u", "c", {"text": "x" * 1000}))
         assert (caught.value.limit, caught.value.key) == (1000, store.key("u", "c"))

@@ -59,7 +59,7 @@ class WriteContract(Harness):
         assert await load(store) == before
 
     @check()
-    async def test_concurrent_updates_of_different_keys_all_stay(self, store: BotSessionStore) -> None:
+    async def test_store_concurrent_updates_of_different_keys_all_stay(self, store: BotSessionStore) -> None:
         await asyncio.gather(*(store.update("u", "c", {f"k{n}": n}) for n in range(200)))
         assert (await load(store)).data == {f"k{n}": n for n in range(200)}
 
@@ -84,7 +84,7 @@ class WriteContract(Harness):
         assert await store.get("u", "c") is None
 
     @check()
-    async def test_concurrent_update_and_gets_see_each_other(self, store: BotSessionStore) -> None:
+    async def test_store_concurrent_update_and_gets_see_each_other(self, store: BotSessionStore) -> None:
         sessions = await asyncio.gather(*(store.update_and_get("u", "c", {f"k{n}": n}) for n in range(50)))
         assert (await load(store)).data == {f"k{n}": n for n in range(50)}
         for n, session in enumerate(sessions):
@@ -165,7 +165,7 @@ class WriteContract(Harness):
     # --- versions
 
     @check()
-    async def test_versions_grow_and_never_repeat(self, store: BotSessionStore) -> None:
+    async def test_store_versions_grow_and_never_repeat(self, store: BotSessionStore) -> None:
         versions = [await store.update("u", "c", {"n": n}) for n in range(20)]
         versions.append(await store.set("u", "c", BotSession("u", "c")))
         await store.delete("u", "c")
@@ -175,14 +175,14 @@ class WriteContract(Harness):
         assert (await load(store)).version == versions[-1]
 
     @check()
-    async def test_reads_and_touches_leave_the_version(self, store: BotSessionStore) -> None:
+    async def test_store_reads_and_touches_leave_the_version(self, store: BotSessionStore) -> None:
         version = await store.update("u", "c", {"n": 1})
         await store.get("u", "c", touch=True)
         await store.touch("u", "c")
         assert (await load(store)).version == version
 
     @check()
-    async def test_expected_version(self, store: BotSessionStore) -> None:
+    async def test_store_expected_version(self, store: BotSessionStore) -> None:
         empty = BotSession("u", "c")
         writes: list[Callable[[int], Awaitable[int]]] = [
             lambda expected: store.set("u", "c", empty, expected_version=expected),
@@ -205,7 +205,7 @@ class WriteContract(Harness):
         assert await store.delete("u", "c", expected_version=0) is False
 
     @check()
-    async def test_one_of_many_compare_and_sets_wins(self, store: BotSessionStore) -> None:
+    async def test_store_one_of_many_compare_and_sets_wins(self, store: BotSessionStore) -> None:
         for start in (0, await store.update("u", "d", {"n": -1})):
             channel = "d" if start else "c"
             results = await asyncio.gather(
@@ -217,7 +217,7 @@ class WriteContract(Harness):
             assert (await load(store, "u", channel)).data == {"n": won[0]}
 
     @check()
-    async def test_a_session_created_again_is_another(self, store: BotSessionStore) -> None:
+    async def test_store_session_created_again_is_another(self, store: BotSessionStore) -> None:
         version = await store.update("u", "c", {"old": 1})
         await store.delete("u", "c")
         await store.update("u", "c", {"new": 1})
@@ -228,7 +228,7 @@ class WriteContract(Harness):
         assert (await load(store)).data == {"new": 1}
 
     @check()
-    async def test_since_version_lets_through_what_was_only_written(self, store: BotSessionStore) -> None:
+    async def test_store_since_version_lets_through_what_was_only_written(self, store: BotSessionStore) -> None:
         version = await store.update("u", "c", {"a": 1})
         await store.update("u", "c", {"b": 1})
         await store.set("u", "c", BotSession("u", "c", {"c": 1}))
@@ -238,7 +238,7 @@ class WriteContract(Harness):
     # --- modify
 
     @check()
-    async def test_concurrent_modifies_all_count(self, store: BotSessionStore) -> None:
+    async def test_store_concurrent_modifies_all_count(self, store: BotSessionStore) -> None:
         def add(session: BotSession) -> None:
             session.data["n"] = session.data.get("n", 0) + 1
 

@@ -29,19 +29,19 @@ def botsession(*args: str, without: str | None = None, **env: str) -> subprocess
     )
 
 
-def test_alone_it_prints_its_help(capsys: pytest.CaptureFixture[str]) -> None:
+def test_cli_alone_it_prints_its_help(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main([]) == 0
     assert "demo" in capsys.readouterr().out
 
 
-def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+def test_cli_version(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as left:
         cli.main(["--version"])
     assert left.value.code == 0
     assert capsys.readouterr().out == f"botsession {redis_botsession.__version__}\n"
 
 
-def test_python_dash_m_is_the_same() -> None:
+def test_cli_python_dash_m_is_the_same() -> None:
     run = subprocess.run(
         [sys.executable, "-W", "error", "-m", "redis_botsession", "--version"], capture_output=True, text=True, check=True
     )
@@ -49,21 +49,21 @@ def test_python_dash_m_is_the_same() -> None:
 
 
 @pytest.mark.parametrize("args", [["nonsense"], ["demo", "--nonsense"], ["demo", "--user", ""], ["demo", "--channel", ""]])
-def test_a_mistake_in_the_arguments_is_explained(args: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_cli_mistake_in_the_arguments_is_explained(args: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as left:
         cli.main(args)
     assert left.value.code == 2
     assert "usage: botsession" in capsys.readouterr().err
 
 
-def test_it_loads_neither_rich_nor_fakeredis() -> None:
+def test_cli_loads_neither_rich_nor_fakeredis() -> None:
     code = "import sys; before = set(sys.modules); import redis_botsession.cli; print(*set(sys.modules) - before)"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert not {"rich", "fakeredis", "lupa"} & {name.split(".")[0] for name in run.stdout.split()}
     assert "redis_botsession.cli.demo" not in run.stdout
 
 
-def test_without_rich_it_names_the_extra() -> None:
+def test_cli_without_rich_it_names_the_extra() -> None:
     run = botsession("demo", without="rich")
     assert (run.returncode, run.stdout) == (1, "")
     assert 'pip install "redis-botsession[demo]"' in run.stderr
@@ -71,7 +71,7 @@ def test_without_rich_it_names_the_extra() -> None:
 
 
 @pytest.mark.parametrize("missing", ["fakeredis", "lupa"])
-def test_with_neither_a_server_nor_fakeredis_it_names_the_extra(missing: str) -> None:
+def test_cli_with_neither_a_server_nor_fakeredis_it_names_the_extra(missing: str) -> None:
     run = botsession("demo", without=missing, BOTSESSION_REDIS_SERVER="/nonexistent")
     assert (run.returncode, run.stdout) == (1, "")
     assert 'pip install "redis-botsession[demo]"' in run.stderr
@@ -98,7 +98,7 @@ BAD_URLS = [
 
 @pytest.mark.parametrize("url", BAD_URLS)
 @pytest.mark.parametrize("how", ["option", "environment"])
-def test_a_redis_that_cannot_be_reached_is_one_line_without_the_password(url: str, how: str) -> None:
+def test_cli_redis_that_cannot_be_reached_is_one_line_without_the_password(url: str, how: str) -> None:
     run = botsession("demo", "--url", url) if how == "option" else botsession("demo", REDIS_URL=url)
     assert (run.returncode, run.stdout) == (1, "")
     assert len(run.stderr.splitlines()) == 1

@@ -25,7 +25,7 @@ def is_alive(pid: int) -> bool:
     return True
 
 
-def test_the_variable_names_the_server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_local_server_variable_names_the_server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     found = find_server()
     assert (server_version(found) or ()) >= (6, 2)
     link = tmp_path / "my-redis"
@@ -34,13 +34,13 @@ def test_the_variable_names_the_server(monkeypatch: pytest.MonkeyPatch, tmp_path
     assert find_server() == link
 
 
-def test_a_variable_that_names_no_server_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_local_server_variable_that_names_no_server_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(SERVER_VARIABLE, "/nowhere/redis-server")
     with pytest.raises(ServerNotFound, match="/nowhere/redis-server"):
         LocalServer()
 
 
-def test_a_server_that_is_too_old_is_passed_over(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_local_server_server_that_is_too_old_is_passed_over(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     old = tmp_path / "redis-server"
     old.write_text("#!/bin/sh\necho 'Redis server v=5.0.14 sha=0:0'\n")
     old.chmod(0o755)
@@ -50,7 +50,7 @@ def test_a_server_that_is_too_old_is_passed_over(monkeypatch: pytest.MonkeyPatch
         find_server()
 
 
-def test_a_server_runs_between_start_and_stop_and_leaves_nothing() -> None:
+def test_local_server_leaves_nothing_after_stop() -> None:
     server = LocalServer()
     with server:
         pid = server.pid
@@ -67,13 +67,13 @@ def test_a_server_runs_between_start_and_stop_and_leaves_nothing() -> None:
         _ = server.pid
 
 
-def test_a_server_that_does_not_start_says_why() -> None:
+def test_local_server_server_that_does_not_start_says_why() -> None:
     with pytest.raises(ServerFailed, match="no-such-option"), LocalServer(options=["--no-such-option", "1"]):
         pass
 
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
-async def test_data_outlives_the_server(how: signal.Signals, tmp_path: Path) -> None:
+async def test_local_server_data_outlives_the_server(how: signal.Signals, tmp_path: Path) -> None:
     data = tmp_path / "data"
     with LocalServer(data=data) as server:
         async with SessionStore.from_url(server.url) as store:
@@ -84,7 +84,7 @@ async def test_data_outlives_the_server(how: signal.Signals, tmp_path: Path) -> 
             assert (await load(store)).data == {"n": 1}
 
 
-def test_two_servers_never_share_data(tmp_path: Path) -> None:
+def test_local_server_two_servers_never_share_data(tmp_path: Path) -> None:
     with LocalServer(data=tmp_path) as first:
         with pytest.raises(ServerFailed, match="in use"), LocalServer(data=tmp_path):
             pass

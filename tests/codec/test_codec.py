@@ -57,18 +57,18 @@ from ..support.strategies import (
 
 
 @given(datas)
-def test_values_come_back_with_their_types(data: dict[str, Any]) -> None:
+def test_codec_values_come_back_with_their_types(data: dict[str, Any]) -> None:
     assert shape(CODEC.decode(CODEC.encode(data))) == shape(data)
 
 
 @given(values)
-def test_what_was_loaded_is_stored_in_the_same_bytes(value: Any) -> None:
+def test_codec_what_was_loaded_is_stored_in_the_same_bytes(value: Any) -> None:
     packed = stored(value)
     assert stored(loaded(packed)) == packed
 
 
 @given(values, values)
-def test_values_that_differ_have_bytes_that_differ(one: Any, other: Any) -> None:
+def test_codec_values_that_differ_have_bytes_that_differ(one: Any, other: Any) -> None:
     assert (stored(one) == stored(other)) is (shape(one) == shape(other))
 
 
@@ -78,7 +78,7 @@ def test_values_that_differ_have_bytes_that_differ(one: Any, other: Any) -> None
 # Small sets of these are iterated in the order in which they were filled.
 @example(([0, 8, 16, 24], [24, 8, 16, 0]))
 @example(([frozenset([0, 8]), 1], [1, frozenset([8, 0])]))
-def test_a_set_has_the_same_bytes_whatever_order_it_was_filled_in(orders: tuple[list[Any], list[Any]]) -> None:
+def test_codec_set_has_the_same_bytes_whatever_order_it_was_filled_in(orders: tuple[list[Any], list[Any]]) -> None:
     one, other = orders
     for kind in (set, frozenset):
         assert stored(kind(one)) == stored(kind(other))
@@ -86,18 +86,18 @@ def test_a_set_has_the_same_bytes_whatever_order_it_was_filled_in(orders: tuple[
 
 
 @given(st.lists(texts, unique=True))
-def test_any_text_is_a_name(names: list[str]) -> None:
+def test_codec_any_text_is_a_name(names: list[str]) -> None:
     data = {name: number for number, name in enumerate(names)}
     fields = CODEC.encode(data)
     assert list(fields) == [name.encode("utf-8", "surrogatepass") for name in names]
     assert CODEC.decode(fields) == data
 
 
-def test_any_mapping_is_data() -> None:
+def test_codec_any_mapping_is_data() -> None:
     assert CODEC.encode(MappingProxyType({"a": 1})) == CODEC.encode(collections.OrderedDict(a=1)) == {b"a": b"\x01"}
 
 
-def test_a_zone_that_is_not_a_zoneinfo_comes_back_as_the_offset_it_had() -> None:
+def test_codec_zone_that_is_not_a_zoneinfo_comes_back_as_the_offset_it_had() -> None:
     for zone in (Zone(timedelta(hours=2)), timezone(timedelta(hours=2), "CEST")):
         for value in (datetime(2026, 7, 1, 12, tzinfo=zone), time(12, tzinfo=zone)):
             back = loaded(stored(value))
@@ -135,7 +135,7 @@ STORED = [
 
 
 @pytest.mark.parametrize(("value", "packed"), STORED, ids=[packed for _, packed in STORED])
-def test_what_is_stored_stays_what_it_was(value: Any, packed: str) -> None:
+def test_codec_what_is_stored_stays_what_it_was(value: Any, packed: str) -> None:
     assert stored(value).hex() == packed
     assert shape(loaded(bytes.fromhex(packed))) == shape(value)
 
@@ -164,7 +164,7 @@ SUBCLASSES: list[tuple[Any, Callable[[Any], Any], Callable[[Any], Any]]] = [
 
 
 @pytest.mark.parametrize(("value", "encode", "decode"), SUBCLASSES, ids=lambda item: type(item).__name__)
-def test_a_registered_type_comes_back_whatever_it_is_a_kind_of(
+def test_codec_registered_type_comes_back_whatever_it_is_a_kind_of(
     value: Any, encode: Callable[[Any], Any], decode: Callable[[Any], Any]
 ) -> None:
     codec = Codec()
@@ -177,7 +177,7 @@ def test_a_registered_type_comes_back_whatever_it_is_a_kind_of(
 
 
 @pytest.mark.parametrize("kind", [bytearray, memoryview, msgpack.ExtType, msgpack.Timestamp])
-def test_what_msgpack_packs_in_its_own_way_cannot_be_registered(kind: Any) -> None:
+def test_codec_what_msgpack_packs_in_its_own_way_cannot_be_registered(kind: Any) -> None:
     # Else the hooks would never be called, and a bytearray would come back as bytes.
     with pytest.raises(ValueError, match=kind.__qualname__):
         Codec().register(kind, encode=bytes, decode=kind)
@@ -197,13 +197,13 @@ def test_what_msgpack_packs_in_its_own_way_cannot_be_registered(kind: Any) -> No
     ],
     ids=repr,
 )
-def test_registered_types_come_back_at_any_place(value: Any) -> None:
+def test_codec_registered_types_come_back_at_any_place(value: Any) -> None:
     data = [value, {"k": (value,)}]
     assert shape(loaded(stored(data))) == shape(data)
     assert stored(data) == stored(loaded(stored(data)))
 
 
-def test_a_member_of_an_enum_comes_back_after_its_value_changed() -> None:
+def test_codec_member_of_an_enum_comes_back_after_its_value_changed() -> None:
     class Mood(enum.Enum):
         GOOD = 1
 
@@ -217,7 +217,7 @@ def test_a_member_of_an_enum_comes_back_after_its_value_changed() -> None:
     assert loaded(stored(Mood.GOOD, before), after) is Renumbered.GOOD
 
 
-def test_a_class_that_was_renamed_reads_what_was_stored_under_its_tag() -> None:
+def test_codec_class_that_was_renamed_reads_what_was_stored_under_its_tag() -> None:
     @dataclass
     class Old:
         n: int
@@ -233,14 +233,14 @@ def test_a_class_that_was_renamed_reads_what_was_stored_under_its_tag() -> None:
     assert stored([Old(1)], before) == stored([New(1)], after)
 
 
-def test_a_type_that_is_not_registered_on_reading_is_named_and_so_is_the_remedy() -> None:
+def test_codec_names_a_type_that_is_not_registered_on_reading() -> None:
     with pytest.raises(CorruptSession, match=r"Codec\.register") as caught:
         Codec().decode({b"ok": b"\x01", b"mood": stored([Color.RED])}, key="the key")
     assert (caught.value.key, caught.value.field) == ("the key", "mood")
     assert all(word in str(caught.value) for word in ("the key", "mood", "Color"))
 
 
-def test_a_member_that_is_no_more_is_corrupt() -> None:
+def test_codec_member_that_is_no_more_is_corrupt() -> None:
     class Fewer(enum.Enum):
         GREEN = "green"
 
@@ -251,7 +251,7 @@ def test_a_member_that_is_no_more_is_corrupt() -> None:
     assert (caught.value.key, caught.value.field) == ("k", "a")
 
 
-def test_subclasses_of_a_registered_class_are_not_meant() -> None:
+def test_codec_subclasses_of_a_registered_class_are_not_meant() -> None:
     class Cents(Money):
         pass
 
@@ -259,7 +259,7 @@ def test_subclasses_of_a_registered_class_are_not_meant() -> None:
         stored(Cents(Decimal(1), "EUR"))
 
 
-def test_a_type_is_registered_once() -> None:
+def test_codec_type_is_registered_once() -> None:
     codec = registered_codec()
     with pytest.raises(ValueError, match="Color"):
         codec.register(Color)
@@ -289,12 +289,12 @@ def test_a_type_is_registered_once() -> None:
         UUID,
     ],
 )
-def test_a_built_in_type_is_not_registered_anew(built_in: type) -> None:
+def test_codec_built_in_type_is_not_registered_anew(built_in: type) -> None:
     with pytest.raises(ValueError, match="built in"):
         Codec().register(built_in, encode=str, decode=built_in)
 
 
-def test_a_tag_is_of_one_type() -> None:
+def test_codec_tag_is_of_one_type() -> None:
     codec = registered_codec()
     with pytest.raises(ValueError, match=r"'Color'.*tag="):
         codec.register(Price, tag="Color", encode=tuple, decode=lambda items: Price(*items))
@@ -303,12 +303,12 @@ def test_a_tag_is_of_one_type() -> None:
     assert loaded(stored([Color.RED, Price(1, "EUR")], codec), codec) == [Color.RED, Price(1, "EUR")]
 
 
-def test_hooks_come_in_pairs() -> None:
+def test_codec_hooks_come_in_pairs() -> None:
     for hooks in ({}, {"encode": tuple}, {"decode": lambda items: Price(*items)}):
         with pytest.raises(TypeError, match="encode= and decode="):
             Codec().register(Price, **cast("Any", hooks))
 
 
-def test_codecs_share_nothing() -> None:
+def test_codec_codecs_share_nothing() -> None:
     with pytest.raises(SerializationError, match="Color"):
         stored(Color.RED, Codec())

@@ -32,7 +32,7 @@ def check_garbage(fields: Mapping[bytes, bytes]) -> None:
 
 
 @given(st.dictionaries(st.binary(), st.binary(), max_size=3))
-def test_any_bytes_give_a_value_or_are_corrupt(fields: dict[bytes, bytes]) -> None:
+def test_codec_any_bytes_give_a_value_or_are_corrupt(fields: dict[bytes, bytes]) -> None:
     check_garbage(fields)
 
 
@@ -55,7 +55,7 @@ def damaged(draw: st.DrawFn) -> bytes:
 
 
 @given(damaged())
-def test_damaged_values_give_a_value_or_are_corrupt(packed: bytes) -> None:
+def test_codec_damaged_values_give_a_value_or_are_corrupt(packed: bytes) -> None:
     check_garbage({b"a": packed})
 
 
@@ -90,7 +90,7 @@ _strange = st.recursive(
 
 @given(_strange)
 @example(ext(11, ["unhashable tag"], 1))
-def test_extensions_around_anything_give_a_value_or_are_corrupt(packed: bytes) -> None:
+def test_codec_extensions_around_anything_give_a_value_or_are_corrupt(packed: bytes) -> None:
     check_garbage({b"a": packed})
 
 
@@ -101,7 +101,7 @@ def test_extensions_around_anything_give_a_value_or_are_corrupt(packed: bytes) -
 @example(b"\x81" + raw_ext(2, b"\x91\x01") + b"\x01")
 @example(raw_ext(-1, bytes(4)))
 @example(packb({"in": [msgpack.Timestamp(1, 2)]}))
-def test_what_loads_can_be_saved(packed: bytes) -> None:
+def test_codec_what_loads_can_be_saved(packed: bytes) -> None:
     # Else the live session, which packs what it has loaded to see what changes, cannot even load it.
     with suppress(CorruptSession):
         stored(loaded(packed))
@@ -178,7 +178,7 @@ BAD_CONTENTS = {
 
 
 @pytest.mark.parametrize("packed", BAD_CONTENTS.values(), ids=BAD_CONTENTS)
-def test_what_is_not_ours_is_corrupt(packed: bytes) -> None:
+def test_codec_what_is_not_ours_is_corrupt(packed: bytes) -> None:
     for where in (packed, b"\x91" + packed, b"\x81\xa1k" + packed, raw_ext(2, b"\x91" + packed)):
         with little_memory(), pytest.raises(CorruptSession, match=r"'a'.*delete the session, or set it anew") as caught:
             CODEC.decode({b"ok": b"\x01", b"a": where}, key="the key")
@@ -188,7 +188,7 @@ def test_what_is_not_ours_is_corrupt(packed: bytes) -> None:
 @pytest.mark.parametrize(
     ("field", "name"), [(b"\xffv", r"\xffv"), (b"\xc0\xaf", r"\xc0\xaf"), (b"\xf4\x90\x80\x80", r"\xf4\x90\x80\x80")]
 )
-def test_a_field_whose_name_is_not_utf8_is_corrupt(field: bytes, name: str) -> None:
+def test_codec_field_whose_name_is_not_utf8_is_corrupt(field: bytes, name: str) -> None:
     with pytest.raises(CorruptSession) as caught:
         CODEC.decode({b"a": b"\x01", field: b"\x01"}, key="the key")
     assert (caught.value.key, caught.value.field) == ("the key", name)

@@ -57,7 +57,7 @@ def towers(draw: st.DrawFn) -> list[str]:
 @example(["dict"] * (MAX_DEPTH + 1))
 @example(["list"] * MAX_DEPTH)
 @example(["list"] * (MAX_DEPTH + 1))
-def test_as_many_containers_as_allowed_and_no_more(kinds: list[str]) -> None:
+def test_codec_limits_as_many_containers_as_allowed_and_no_more(kinds: list[str]) -> None:
     value, packed = nested(kinds, 1), nested_packed(kinds, b"\x01")
     if len(kinds) <= MAX_DEPTH:
         assert stored(value) == packed
@@ -78,7 +78,7 @@ EMPTY_AT_THE_BOTTOM = [(kind, empty) for kind in NESTING for empty in EMPTY if k
 
 
 @pytest.mark.parametrize(("kind", "bottom"), EMPTY_AT_THE_BOTTOM, ids=repr)
-def test_an_empty_container_counts(kind: str, bottom: Any) -> None:
+def test_codec_limits_empty_container_counts(kind: str, bottom: Any) -> None:
     fits = nested([kind] * (MAX_DEPTH - 1), bottom)
     assert shape(loaded(stored(fits))) == shape(fits)
     with pytest.raises(SerializationError, match="deeper"):
@@ -87,7 +87,7 @@ def test_an_empty_container_counts(kind: str, bottom: Any) -> None:
         loaded(WRAP_PACKED[kind](stored(fits)))
 
 
-def test_breadth_is_not_depth() -> None:
+def test_codec_limits_breadth_is_not_depth() -> None:
     wide = [nested(["list"] * (MAX_DEPTH - 1), number) for number in range(1000)]
     assert loaded(stored(wide)) == wide
 
@@ -100,7 +100,7 @@ def survives(script: str) -> None:
 
 
 @pytest.mark.parametrize("kind", WRAP_PACKED)
-def test_reading_what_is_far_too_deep_is_an_error_and_not_the_end_of_the_process(kind: str) -> None:
+def test_codec_limits_reading_far_too_deep_values_is_an_error(kind: str) -> None:
     survives(f"""
 import pytest
 from redis_botsession import CorruptSession
@@ -112,7 +112,7 @@ for depth in (100, 1000, 20_000):
 """)
 
 
-def test_what_can_be_stored_of_a_long_chain_of_registered_types_can_be_read() -> None:
+def test_codec_limits_long_chains_of_registered_types_can_be_read() -> None:
     survives("""
 from redis_botsession import Codec, SerializationError
 
@@ -148,7 +148,7 @@ for length in (10, 100, 300, 1000):
 @example({"a": [b"x", None, True, [], {}, ()] * 10})
 @example({"a": {str(number): number for number in range(10)}})
 @example({"a": dict.fromkeys(range(10))})
-def test_the_limit_on_the_size_is_exact(data: dict[str, Any]) -> None:
+def test_codec_limits_limit_on_the_size_is_exact(data: dict[str, Any]) -> None:
     fields = CODEC.encode(data)
     size = sum(map(len, fields)) + sum(map(len, fields.values()))
     assert CODEC.encode(data, max_bytes=size) == fields
@@ -226,7 +226,7 @@ def circle_of_dicts() -> dict[str, Any]:
         "long numbers many times",
     ],
 )
-def test_what_holds_itself_or_one_thing_many_times_is_refused_at_once(value: Any) -> None:
+def test_codec_limits_cycles_and_repeated_values_are_refused(value: Any) -> None:
     with little_memory(), pytest.raises((SerializationError, SessionTooLarge)) as caught:
         CODEC.encode({"a": value}, max_bytes=10_000, key="the key")
     assert caught.value.key == "the key"
@@ -236,7 +236,7 @@ def test_what_holds_itself_or_one_thing_many_times_is_refused_at_once(value: Any
 @pytest.mark.parametrize(
     "result", [doubled(25, 1), doubled(60, 1), circle(), ["x" * 9000] * 4000], ids=["shared", "deep", "circle", "long text"]
 )
-def test_a_hook_that_gives_one_thing_many_times_is_refused_at_once(result: Any) -> None:
+def test_codec_limits_hooks_that_repeat_a_value_are_refused(result: Any) -> None:
     codec = Codec()
     codec.register(Loud, encode=lambda _: result, decode=lambda _: Loud())
     with little_memory(), pytest.raises((SerializationError, SessionTooLarge)):
@@ -259,14 +259,14 @@ class Node:
     ],
     ids=["shared 2**30 times", "one many times"],
 )
-def test_registered_types_that_take_too_much_are_refused_at_once(value: Any) -> None:
+def test_codec_limits_large_registered_types_are_refused(value: Any) -> None:
     codec = Codec()
     codec.register(Node, encode=lambda node: node.below, decode=lambda below: Node(*below))
     with little_memory(), pytest.raises((SerializationError, SessionTooLarge)):
         codec.encode({"a": value}, max_bytes=10_000)
 
 
-def test_a_registered_type_that_holds_itself_is_refused() -> None:
+def test_codec_limits_registered_type_that_holds_itself_is_refused() -> None:
     codec = Codec()
     codec.register(Loud, encode=lambda loud: [loud, loud], decode=lambda _: Loud())
     with refused("a"):

@@ -127,14 +127,14 @@ def buried(draw: st.DrawFn) -> tuple[Any, str]:
 
 
 @given(buried())
-def test_what_cannot_be_stored_is_refused_with_its_path(case: tuple[Any, str]) -> None:
+def test_codec_what_cannot_be_stored_is_refused_with_its_path(case: tuple[Any, str]) -> None:
     value, path = case
     with refused(f"cart{path}"):
         CODEC.encode({"before": SECRET, "cart": value, "after": [SECRET]}, key="the key")
 
 
 @pytest.mark.parametrize("value", UNSTORABLE, ids=lambda value: type(value).__name__)
-def test_what_cannot_be_stored_is_refused_by_the_name_of_its_type(value: Any) -> None:
+def test_codec_what_cannot_be_stored_is_refused_by_the_name_of_its_type(value: Any) -> None:
     with refused("a"):
         CODEC.encode({"a": value}, key="the key")
     with refused("cart[2].price"):
@@ -157,7 +157,7 @@ def test_what_cannot_be_stored_is_refused_by_the_name_of_its_type(value: Any) ->
     ],
     ids=lambda item: type(item).__name__,
 )
-def test_what_is_refused_is_told_what_to_do_about_it(value: Any, hint: str) -> None:
+def test_codec_what_is_refused_is_told_what_to_do_about_it(value: Any, hint: str) -> None:
     with pytest.raises(SerializationError, match=hint):
         stored([value])
 
@@ -178,7 +178,7 @@ BAD_KEYS: list[Any] = [
 
 
 @pytest.mark.parametrize("bad", BAD_KEYS, ids=repr)
-def test_a_dict_with_a_key_that_cannot_be_stored_is_refused(bad: Any) -> None:
+def test_codec_dict_with_a_key_that_cannot_be_stored_is_refused(bad: Any) -> None:
     for data, path in (
         ({"a": {bad: SECRET}}, f"a[{bad!r}]"),
         ({"a": [0, ({"b": {"ok": SECRET, bad: SECRET}},)]}, f"a[1][0].b[{bad!r}]"),
@@ -193,7 +193,7 @@ def test_a_dict_with_a_key_that_cannot_be_stored_is_refused(bad: Any) -> None:
 
 
 @pytest.mark.parametrize("bad", [1, b"a", None, 1.5, True, (1, 2), Text("x"), Step.NAME], ids=repr)
-def test_a_top_level_key_that_is_not_str_is_refused(bad: Any) -> None:
+def test_codec_top_level_key_that_is_not_str_is_refused(bad: Any) -> None:
     with refused(repr(bad)):
         CODEC.encode({"a": SECRET, bad: SECRET}, key="the key")
 
@@ -209,14 +209,14 @@ def test_a_top_level_key_that_is_not_str_is_refused(bad: Any) -> None:
     ],
     ids=["top-level object", "top-level int", "object", "int", "tuple"],
 )
-def test_a_key_that_cannot_be_shown_is_refused_like_any_other(data: Any) -> None:
+def test_codec_key_that_cannot_be_shown_is_refused_like_any_other(data: Any) -> None:
     with pytest.raises(SerializationError) as caught:
         CODEC.encode(data, key="the key")
     assert_holds_no_secret(caught.value)
 
 
 @pytest.mark.parametrize("data", [None, SECRET, [SECRET], [("a", SECRET)], {SECRET}, 1], ids=lambda data: type(data).__name__)
-def test_data_that_is_no_mapping_is_refused(data: Any) -> None:
+def test_codec_data_that_is_no_mapping_is_refused(data: Any) -> None:
     with refused(""):
         CODEC.encode(data, key="the key")
 
@@ -240,7 +240,7 @@ LOUD_ERRORS = [
 
 
 @pytest.mark.parametrize("error", LOUD_ERRORS, ids=lambda error: type(error).__name__)
-def test_what_a_hook_says_stays_out_of_the_message(error: Exception) -> None:
+def test_codec_what_a_hook_says_stays_out_of_the_message(error: Exception) -> None:
     writes, reads = Codec(), Codec()
     writes.register(Loud, encode=raising(error), decode=raising(error))
     with refused("a[0].b"):
@@ -255,7 +255,7 @@ def test_what_a_hook_says_stays_out_of_the_message(error: Exception) -> None:
 @pytest.mark.parametrize(
     "result", [object(), Loud(), [bytearray(SECRET.encode())], {"a": Text(SECRET)}, {Loud(): 1}, {(SECRET, Loud()): 1}]
 )
-def test_what_a_hook_gives_is_refused_at_the_value_it_is_for(result: Any) -> None:
+def test_codec_what_a_hook_gives_is_refused_at_the_value_it_is_for(result: Any) -> None:
     codec = Codec()
     codec.register(Loud, encode=lambda _: result, decode=lambda _: Loud())
     with refused("a[0].b"):
@@ -265,12 +265,12 @@ def test_what_a_hook_gives_is_refused_at_the_value_it_is_for(result: Any) -> Non
 @pytest.mark.parametrize(
     "value", [datetime(2026, 1, 1, tzinfo=Zone(LookupError(SECRET))), time(1, tzinfo=Zone(LookupError(SECRET)))]
 )
-def test_what_a_zone_says_stays_out_of_the_message(value: Any) -> None:
+def test_codec_what_a_zone_says_stays_out_of_the_message(value: Any) -> None:
     with refused("a[0]"):
         CODEC.encode({"a": [value]}, key="the key")
 
 
-def test_what_is_too_large_or_too_deep_stays_out_of_the_message() -> None:
+def test_codec_what_is_too_large_or_too_deep_stays_out_of_the_message() -> None:
     with pytest.raises(SessionTooLarge) as caught:
         CODEC.encode({"a": SECRET * 10}, max_bytes=100)
     assert_holds_no_secret(caught.value)
@@ -300,7 +300,7 @@ def test_what_is_too_large_or_too_deep_stays_out_of_the_message() -> None:
     ],
     ids=bytes.hex,
 )
-def test_what_does_not_decode_stays_out_of_the_message(packed: bytes) -> None:
+def test_codec_what_does_not_decode_stays_out_of_the_message(packed: bytes) -> None:
     with pytest.raises(CorruptSession) as caught:
         loaded(packed)
     assert_holds_no_secret(caught.value)

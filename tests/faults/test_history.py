@@ -60,7 +60,7 @@ def merged(version: int, *ids: int, **others: Any) -> State:
 # --- what is as it should be
 
 
-def test_a_chain_that_is_as_it_should_be() -> None:
+def test_history_chain_that_is_as_it_should_be() -> None:
     story = Story()
     story.load(NOTHING)
     story.append(NOTHING, 10)
@@ -90,7 +90,7 @@ def test_a_chain_that_is_as_it_should_be() -> None:
     }
 
 
-def test_merges_that_are_as_they_should_be() -> None:
+def test_history_merges_that_are_as_they_should_be() -> None:
     story = Story()
     story.load(NOTHING, MERGE)
     story.merge(10)
@@ -280,7 +280,7 @@ def wrong_version(story: Story) -> State:
         (wrong_version, "a load gave version 11, its last write was told 10 (operations 1, r;"),
     ],
 )
-def test_what_is_wrong_with_a_chain_is_found(tell: Callable[[Story], State], what: str) -> None:
+def test_history_what_is_wrong_with_a_chain_is_found(tell: Callable[[Story], State], what: str) -> None:
     story = Story()
     violations = story.violations(chain=tell(story))
     assert [text for text in violations if f"chain session u/c: {what}" in text], violations
@@ -382,7 +382,7 @@ def merge_from_the_future(story: Story) -> State:
         (merge_from_the_future, "a load saw what had not begun yet (operations 1, r;"),
     ],
 )
-def test_what_is_wrong_with_merges_is_found(tell: Callable[[Story], State], what: str) -> None:
+def test_history_what_is_wrong_with_merges_is_found(tell: Callable[[Story], State], what: str) -> None:
     story = Story()
     violations = story.violations(merged=tell(story))
     assert [text for text in violations if f"merge session m/c: {what}" in text], violations

@@ -61,7 +61,7 @@ def running() -> Iterator[Servers]:
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name.replace(" ", "-"))
 @pytest.mark.parametrize("server", SERVERS, ids=lambda server: server.id)
-async def test_what_is_promised_holds(
+async def test_faults_what_is_promised_holds(
     server: Server, fault: Fault, running: Servers, matrix: Matrix, prefix: str, tmp_path: Path
 ) -> None:
     seed = f"{SEED}/{fault.name}/{server.id}"

@@ -111,7 +111,7 @@ async def violations_of(workload: Workload, url: str, prefix: str) -> str:
 
 @with_seed
 @pytest.mark.parametrize("is_lossy", [False, True])
-async def test_the_store_as_it_is_has_none(is_lossy: bool, newest_url: str, prefix: str, seed: str) -> None:
+async def test_planted_bug_store_as_it_is_has_none(is_lossy: bool, newest_url: str, prefix: str, seed: str) -> None:
     workload = await work(SessionStore, newest_url, prefix, seed, is_lossy=is_lossy, cancels=0.1)
     assert await violations_of(workload, newest_url, prefix) == ""
     assert workload.errors.keys() == ({("write", "OutcomeUnknown")} if is_lossy else set())
@@ -128,7 +128,7 @@ async def test_the_store_as_it_is_has_none(is_lossy: bool, newest_url: str, pref
         (Caching, False, "were there before it began"),
     ],
 )
-async def test_a_store_with_a_bug_is_found_out(
+async def test_planted_bug_store_with_a_bug_is_found_out(
     bug: type[SessionStore], is_lossy: bool, what: str, newest_url: str, prefix: str, seed: str
 ) -> None:
     workload = await work(bug, newest_url, prefix, seed, is_lossy=is_lossy)
@@ -138,7 +138,7 @@ async def test_a_store_with_a_bug_is_found_out(
 
 
 @with_seed
-async def test_a_connection_that_gives_up_the_slots_of_cancelled_callers_is_found_out(
+async def test_planted_bug_dropping_cancelled_slots_is_found(
     newest_url: str, prefix: str, seed: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
@@ -149,7 +149,7 @@ async def test_a_connection_that_gives_up_the_slots_of_cancelled_callers_is_foun
 
 
 @with_seed
-async def test_a_server_that_loses_what_it_has_acknowledged_is_found_out(prefix: str, seed: str, tmp_path: Path) -> None:
+async def test_planted_bug_losing_acknowledged_writes_is_found(prefix: str, seed: str, tmp_path: Path) -> None:
     server = LocalServer(find_server(), tcp=True, data=tmp_path, options=["--appendonly", "no"])
     server.start()
     async with SessionStore.from_url(server.url, prefix=prefix) as store:

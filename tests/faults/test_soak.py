@@ -296,7 +296,7 @@ def filler(number: int, size: int) -> bytes:
 
 @with_seed
 @pytest.mark.parametrize("protocol", [2, 3])
-async def test_whoever_is_cancelled_nobody_else_notices(protocol: int, seed: str, newest_url: str, prefix: str) -> None:
+async def test_soak_whoever_is_cancelled_nobody_else_notices(protocol: int, seed: str, newest_url: str, prefix: str) -> None:
     async with (
         FaultProxy(newest_url, seed, faults(CALM, protocol)) as proxy,
         SessionStore.from_url(
@@ -314,7 +314,7 @@ async def test_whoever_is_cancelled_nobody_else_notices(protocol: int, seed: str
 
 @with_seed
 @pytest.mark.parametrize("protocol", [2, 3])
-async def test_late_replies_go_to_nobody(protocol: int, seed: str, newest_url: str, prefix: str) -> None:
+async def test_soak_late_replies_go_to_nobody(protocol: int, seed: str, newest_url: str, prefix: str) -> None:
     late = {"delay": 0.2, "longest_delay": 0.1}
     async with (
         FaultProxy(newest_url, seed, faults({"split": 0.3}, protocol)) as proxy,
@@ -335,7 +335,7 @@ async def test_late_replies_go_to_nobody(protocol: int, seed: str, newest_url: s
 
 @with_seed
 @pytest.mark.parametrize("protocol", [2, 3])
-async def test_whatever_becomes_of_the_replies_nobody_gets_anothers(
+async def test_soak_whatever_becomes_of_the_replies_nobody_gets_anothers(
     protocol: int, seed: str, newest_url: str, prefix: str
 ) -> None:
     async with (
@@ -352,7 +352,7 @@ async def test_whatever_becomes_of_the_replies_nobody_gets_anothers(
 
 
 @with_seed
-async def test_once_the_faults_are_over_there_are_no_errors_any_more(seed: str, newest_url: str, prefix: str) -> None:
+async def test_soak_once_the_faults_are_over_there_are_no_errors_any_more(seed: str, newest_url: str, prefix: str) -> None:
     # All but what shows only after a silence.
     async with (
         FaultProxy(newest_url, seed, faults({**ROUGH, "swallow": 0.0}, 3)) as proxy,
@@ -369,7 +369,7 @@ async def test_once_the_faults_are_over_there_are_no_errors_any_more(seed: str, 
         assert proxy.connections == connections
 
 
-async def test_errors_of_calls_made_together_are_not_left_to_the_event_loop(newest_url: str, prefix: str) -> None:
+async def test_soak_errors_of_calls_made_together_are_not_left_to_the_event_loop(newest_url: str, prefix: str) -> None:
     stray: list[dict[str, Any]] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: stray.append(context))
     async with (
@@ -387,9 +387,7 @@ async def test_errors_of_calls_made_together_are_not_left_to_the_event_loop(newe
     assert stray == []
 
 
-async def test_a_store_that_is_closed_does_not_connect_for_those_who_were_cancelled(
-    prefix: str, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_soak_closed_store_does_not_connect_for_cancelled_calls(prefix: str, caplog: pytest.LogCaptureFixture) -> None:
     before = asyncio.all_tasks()
     store = SessionStore.from_url("redis://127.0.0.1:1/0", prefix=prefix)
     call = asyncio.create_task(store.get("u", "c"))
@@ -406,7 +404,7 @@ async def test_a_store_that_is_closed_does_not_connect_for_those_who_were_cancel
 
 
 @with_seed
-async def test_scripts_that_are_flushed_again_and_again_harm_nobody(seed: str, url: str, prefix: str) -> None:
+async def test_soak_scripts_that_are_flushed_again_and_again_harm_nobody(seed: str, url: str, prefix: str) -> None:
     flushes = 0
 
     async def flush() -> None:
@@ -433,7 +431,7 @@ async def test_scripts_that_are_flushed_again_and_again_harm_nobody(seed: str, u
 
 
 @with_seed
-async def test_a_connection_that_gives_up_the_slots_of_cancelled_callers_would_be_found_out(
+async def test_soak_finds_a_connection_that_drops_cancelled_slots(
     seed: str, newest_url: str, prefix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("redis_botsession._transport.connection.Pipeline", ShiftingPipeline)

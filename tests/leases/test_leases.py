@@ -27,7 +27,7 @@ from .sites import Server, Site, has_keys, site
 
 
 @pytest.mark.parametrize("kind", ["memory", "fakeredis", "client", "RESP3"])
-async def test_one_at_a_time_and_all_of_them(kind: str, newest_url: str, prefix: str) -> None:
+async def test_lease_one_at_a_time_and_all_of_them(kind: str, newest_url: str, prefix: str) -> None:
     stores: list[CommandStore]
     async with (
         redis.asyncio.Redis.from_url(newest_url) as client,
@@ -62,7 +62,7 @@ async def test_one_at_a_time_and_all_of_them(kind: str, newest_url: str, prefix:
     assert asyncio.all_tasks() == {asyncio.current_task()}
 
 
-async def test_those_of_one_process_get_it_in_order(here: Site) -> None:
+async def test_lease_those_of_one_process_get_it_in_order(here: Site) -> None:
     order: list[int] = []
     async with here.leases.hold("u", "c"):
         waiting = [here.wants(lambda n=n: order.append(n)) for n in range(20)]  # type: ignore[misc] # mypy and defaults
@@ -73,7 +73,7 @@ async def test_those_of_one_process_get_it_in_order(here: Site) -> None:
     assert order == [n for n in range(20) if n not in (3, 7, 19)]
 
 
-async def test_who_comes_later_stands_behind_those_who_wait(here: Site, server: Server) -> None:
+async def test_lease_who_comes_later_stands_behind_those_who_wait(here: Site, server: Server) -> None:
     order: list[int] = []
     entered, go_on = asyncio.Event(), asyncio.Event()
 
@@ -104,7 +104,9 @@ class FarAway(Proxy):
             passage.to_client.write(replies)
 
 
-async def test_processes_take_turns_however_far_away_they_are(here: Site, newest_url: str, prefix: str, server: Server) -> None:
+async def test_lease_processes_take_turns_however_far_away_they_are(
+    here: Site, newest_url: str, prefix: str, server: Server
+) -> None:
     order: list[str] = []
     async with FarAway(newest_url) as far_away, site(far_away.url, prefix) as there:
         async with here.leases.hold("u", "c"):
@@ -115,12 +117,12 @@ async def test_processes_take_turns_however_far_away_they_are(here: Site, newest
     assert "there" in order[:25]
 
 
-async def test_leases_of_different_sessions_do_not_meet(here: Site, there: Site) -> None:
+async def test_lease_leases_of_different_sessions_do_not_meet(here: Site, there: Site) -> None:
     async with here.leases.hold("u", "c"), there.leases.hold("u", "d"), there.leases.hold("v", "c"), here.leases.hold(1, 2):
         pass
 
 
-async def test_ids_are_those_of_sessions(here: Site, there: Site) -> None:
+async def test_lease_ids_are_those_of_sessions(here: Site, there: Site) -> None:
     async with here.leases.hold(42, 7) as lease:
         assert lease.key == here.store.key("42", "7") + ":lock"
         waiting = asyncio.create_task(there.leases.hold("42", "7").__aenter__())
@@ -133,7 +135,7 @@ async def test_ids_are_those_of_sessions(here: Site, there: Site) -> None:
             await here.leases.hold(bad, "c").__aenter__()  # type: ignore[arg-type] # on purpose
 
 
-async def test_one_who_would_wait_for_himself_is_told(here: Site) -> None:
+async def test_lease_one_who_would_wait_for_himself_is_told(here: Site) -> None:
     async with here.leases.hold("u", "c"):
         with pytest.raises(RuntimeError, match="held by this task already"):
             await here.leases.hold("u", "c").__aenter__()
@@ -144,7 +146,7 @@ async def test_one_who_would_wait_for_himself_is_told(here: Site) -> None:
 # --- waiting
 
 
-async def test_one_alone_calls_nobody_and_needs_no_connection_for_it(here: Site, server: Server) -> None:
+async def test_lease_one_alone_calls_nobody_and_needs_no_connection_for_it(here: Site, server: Server) -> None:
     before = await server.count("publish", "subscribe")
     for _ in range(10):
         async with here.leases.hold("u", "c"):
@@ -152,7 +154,7 @@ async def test_one_alone_calls_nobody_and_needs_no_connection_for_it(here: Site,
     assert await server.count("publish", "subscribe") == before
 
 
-async def test_a_hundred_who_wait_cost_the_server_nothing(here: Site, there: Site, server: Server) -> None:
+async def test_lease_hundred_who_wait_cost_the_server_nothing(here: Site, there: Site, server: Server) -> None:
     before = await server.scripts_run()
     done: list[int] = []
     async with here.leases.hold("u", "c"):
@@ -170,7 +172,7 @@ async def test_a_hundred_who_wait_cost_the_server_nothing(here: Site, there: Sit
     assert await server.scripts_run() - asked <= 100 * 4
 
 
-async def test_one_connection_hears_of_all_leases_and_is_closed_when_idle(
+async def test_lease_one_connection_hears_of_all_leases_and_is_closed_when_idle(
     here: Site, there: Site, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(listener, "IDLE", 0.01)
@@ -196,7 +198,7 @@ async def test_one_connection_hears_of_all_leases_and_is_closed_when_idle(
         await eventually(lambda: count(0))
 
 
-async def test_a_lease_that_is_held_is_renewed(newest_url: str, prefix: str, server: Server, there: Site) -> None:
+async def test_lease_that_is_held_is_renewed(newest_url: str, prefix: str, server: Server, there: Site) -> None:
     async with site(newest_url, prefix, lease=0.3) as brief, brief.leases.hold("u", "c") as lease:
         began, token = await server.time_ms(), await server.token()
         waiting = there.wants()
@@ -211,7 +213,7 @@ async def test_a_lease_that_is_held_is_renewed(newest_url: str, prefix: str, ser
     await waiting
 
 
-async def test_a_lease_that_was_given_back_is_renewed_no_more(newest_url: str, prefix: str, server: Server) -> None:
+async def test_lease_that_was_given_back_is_renewed_no_more(newest_url: str, prefix: str, server: Server) -> None:
     async with site(newest_url, prefix, lease=0.1) as brief:
         await asyncio.gather(*(brief.wants(user=str(user)) for user in range(20)))
         run, now = await server.scripts_run(), await server.time_ms()
@@ -223,7 +225,7 @@ async def test_a_lease_that_was_given_back_is_renewed_no_more(newest_url: str, p
         assert await server.scripts_run() == run
 
 
-async def test_what_was_published_for_one_who_has_left_is_not_missed_by_the_next(here: Site, server: Server) -> None:
+async def test_lease_call_for_a_waiter_that_left_reaches_the_next(here: Site, server: Server) -> None:
     watching = listener.Listener(here.store.executor, here.store.commands.keys.prefix)
     with watching.watch(server.key) as watch:
         await watch.wake.wait()
@@ -238,7 +240,7 @@ async def test_what_was_published_for_one_who_has_left_is_not_missed_by_the_next
 # --- losing it
 
 
-async def test_one_who_has_lost_it_is_told_and_takes_it_from_nobody(
+async def test_lease_one_who_has_lost_it_is_told_and_takes_it_from_nobody(
     newest_url: str, prefix: str, server: Server, there: Site, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with site(newest_url, prefix, lease=0.3) as here, there.store:
@@ -260,7 +262,7 @@ async def test_one_who_has_lost_it_is_told_and_takes_it_from_nobody(
         assert [record.levelname for record in caplog.records if lease.key in record.message] == ["WARNING"]
 
 
-async def test_one_who_has_lost_it_gives_back_nothing(
+async def test_lease_one_who_has_lost_it_gives_back_nothing(
     here: Site, there: Site, server: Server, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with here.leases.hold("u", "c") as lease:
@@ -281,7 +283,7 @@ async def test_one_who_has_lost_it_gives_back_nothing(
 
 
 @pytest.mark.parametrize("name", ["acquire", "renew", "release"])
-async def test_a_reply_that_is_lost_locks_nobody_out(
+async def test_lease_reply_that_is_lost_locks_nobody_out(
     name: str, newest_url: str, prefix: str, server: Server, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with LosingProxy(newest_url) as proxy, site(proxy.url, prefix, lease=0.9 if name == "renew" else 600) as here:
@@ -307,7 +309,7 @@ async def test_a_reply_that_is_lost_locks_nobody_out(
             assert await server.token() != b""
 
 
-async def test_a_connection_that_cannot_be_had_is_told_once(
+async def test_lease_connection_that_cannot_be_had_is_told_once(
     there: Site, newest_url: str, prefix: str, server: Server, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(listener, "RESUBSCRIBE_DELAYS", ConstantBackoff(0.001))
@@ -333,7 +335,7 @@ async def test_a_connection_that_cannot_be_had_is_told_once(
 # --- beside the sessions
 
 
-async def test_leases_are_no_sessions(here: Site, server: Server) -> None:
+async def test_lease_leases_are_no_sessions(here: Site, server: Server) -> None:
     await here.store.set("u", "c", BotSession("u", "c", {"a": 1}))
     async with here.leases.hold("u", "c"), here.leases.hold("u", "d"):
         assert await server.token()
@@ -346,7 +348,7 @@ async def test_leases_are_no_sessions(here: Site, server: Server) -> None:
 
 
 @pytest.mark.parametrize("odd", ODD_IDS)
-def test_the_key_of_a_lease_is_no_sessions(odd: str) -> None:
+def test_lease_key_of_a_lease_is_no_sessions(odd: str) -> None:
     keys = Keys("p:")
     key = keys.lease(odd, odd)
     assert keys.ids(key) is None
@@ -355,7 +357,7 @@ def test_the_key_of_a_lease_is_no_sessions(odd: str) -> None:
     assert key.startswith(keys.session(odd, odd)), "one hash tag, one slot"
 
 
-async def test_leases_of_a_memory_store_are_forgotten_when_they_have_run_out() -> None:
+async def test_lease_memory_store_forgets_expired_leases() -> None:
     now = 1000.0
     store = MemorySessionStore(clock=lambda: now)
     commands, run = store.commands, store.executor.run
@@ -387,12 +389,12 @@ async def test_leases_of_a_memory_store_are_forgotten_when_they_have_run_out() -
         (True, TypeError, "not bool"),
     ],
 )
-def test_what_is_no_lease(lease: Any, error: type[Exception], says: str) -> None:
+def test_lease_what_is_no_lease(lease: Any, error: type[Exception], says: str) -> None:
     with pytest.raises(error, match=says):
         Leases(MemorySessionStore(), lease=lease)
 
 
-async def test_a_store_of_ones_own_has_no_leases() -> None:
+async def test_lease_store_of_ones_own_has_no_leases() -> None:
     store: Any
     async with SQLiteStore() as store:
         with pytest.raises(TypeError, match="leases need a SessionStore or MemorySessionStore, not SQLiteStore"):

@@ -17,7 +17,7 @@ from .sites import Server, Site, has_keys, site
 
 @pytest.mark.parametrize("is_free", [True, False], ids=["free", "held by another"])
 @pytest.mark.parametrize("kind", ["url", "client"])
-async def test_whoever_is_cancelled_leaves_nothing_behind(
+async def test_lease_whoever_is_cancelled_leaves_nothing_behind(
     is_free: bool, kind: str, newest_url: str, prefix: str, there: Site, server: Server
 ) -> None:
     asyncio.get_running_loop().set_debug(True)
@@ -54,7 +54,7 @@ async def test_whoever_is_cancelled_leaves_nothing_behind(
     assert not await server.client.pubsub_channels(f"{prefix}*")
 
 
-async def test_one_who_is_cancelled_just_when_it_is_his_turn_hands_it_on(here: Site) -> None:
+async def test_lease_one_who_is_cancelled_just_when_it_is_his_turn_hands_it_on(here: Site) -> None:
     async with here.leases.hold("u", "c"):
         first, second = here.wants(), here.wants()
         await asyncio.sleep(0)
@@ -65,9 +65,7 @@ async def test_one_who_is_cancelled_just_when_it_is_his_turn_hands_it_on(here: S
     assert here.leases._queues == {}
 
 
-async def test_one_who_is_cancelled_just_when_the_queue_ends_leaves_the_next_one_alone(
-    here: Site, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_lease_waiter_cancelled_at_its_turn_passes_it_on(here: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     give_back = here.leases._give_back
 
     async def give_back_and_cancel(*args: Any) -> None:
@@ -84,7 +82,7 @@ async def test_one_who_is_cancelled_just_when_the_queue_ends_leaves_the_next_one
         assert here.store.commands.keys.lease("u", "c") in here.leases._queues
 
 
-async def test_leases_that_are_closed_refuse_those_who_come_and_those_who_wait(here: Site, there: Site, server: Server) -> None:
+async def test_lease_aclose_refuses_new_and_waiting_tasks(here: Site, there: Site, server: Server) -> None:
     done = asyncio.Event()
     async with there.leases.hold("u", "c"):
         waiting = [here.wants() for _ in range(3)]
@@ -105,7 +103,7 @@ async def test_leases_that_are_closed_refuse_those_who_come_and_those_who_wait(h
     assert await here.store.get("u", "c") is None, "the store is open"
 
 
-async def test_leases_may_be_closed_at_any_moment(here: Site, server: Server) -> None:
+async def test_lease_leases_may_be_closed_at_any_moment(here: Site, server: Server) -> None:
     refused = 0
     for steps in range(0, 60, 2):
         leases = Leases(here.store, lease=600)
@@ -125,7 +123,7 @@ async def test_leases_may_be_closed_at_any_moment(here: Site, server: Server) ->
     assert refused > 3
 
 
-async def test_those_who_hold_a_lease_for_too_long_when_it_is_closed_lose_it(
+async def test_lease_aclose_gives_up_holders_after_a_while(
     newest_url: str, prefix: str, server: Server, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("redis_botsession.leases.CLOSING", 0.01)
@@ -146,14 +144,14 @@ async def test_those_who_hold_a_lease_for_too_long_when_it_is_closed_lose_it(
         await holding
 
 
-async def test_one_who_holds_a_lease_may_close(here: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_lease_one_who_holds_a_lease_may_close(here: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     # It does not wait for itself.
     monkeypatch.setattr("redis_botsession.leases.CLOSING", 3600)
     async with here.leases.hold("u", "c"):
         await here.leases.aclose()
 
 
-async def test_a_store_that_is_closed_or_elsewhere(newest_url: str, prefix: str, caplog: pytest.LogCaptureFixture) -> None:
+async def test_lease_store_that_is_closed_or_elsewhere(newest_url: str, prefix: str, caplog: pytest.LogCaptureFixture) -> None:
     store = SessionStore.from_url(newest_url, prefix=prefix)
     leases = Leases(store)
     async with leases.hold("u", "c"):

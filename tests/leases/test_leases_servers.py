@@ -74,18 +74,18 @@ async def count_in_processes(url: str, prefix: str, mode: str) -> list[int]:
         return [int(await client.get(f"{prefix}{user}") or 0) for user in ("u", "v")]
 
 
-async def test_four_processes_count_right(newest_url: str, prefix: str) -> None:
+async def test_lease_four_processes_count_right(newest_url: str, prefix: str) -> None:
     assert await count_in_processes(newest_url, prefix, "isolated") == [PROCESSES * EACH] * 2
 
 
-async def test_without_leases_they_do_not(newest_url: str, prefix: str) -> None:
+async def test_lease_without_leases_they_do_not(newest_url: str, prefix: str) -> None:
     assert max(await count_in_processes(newest_url, prefix, "alone")) < PROCESSES * EACH
 
 
 # --- holders that die or sleep
 
 
-async def test_a_holder_that_is_killed_keeps_it_until_it_runs_out(
+async def test_lease_holder_that_is_killed_keeps_it_until_it_runs_out(
     here: Site, server: Server, newest_url: str, prefix: str
 ) -> None:
     async with Elsewhere.holding(newest_url, prefix, lease=1.0) as holder:
@@ -102,7 +102,7 @@ async def test_a_holder_that_is_killed_keeps_it_until_it_runs_out(
         assert await server.scripts_run() - asked <= 3
 
 
-async def test_a_holder_that_has_slept_for_too_long_takes_it_from_nobody(
+async def test_lease_holder_that_has_slept_for_too_long_takes_it_from_nobody(
     here: Site, server: Server, newest_url: str, prefix: str
 ) -> None:
     done = asyncio.Event()
@@ -129,7 +129,7 @@ async def test_a_holder_that_has_slept_for_too_long_takes_it_from_nobody(
 # --- servers that forget, and are gone
 
 
-async def test_a_server_that_has_forgotten_the_scripts(here: Site, there: Site, server: Server) -> None:
+async def test_lease_server_that_has_forgotten_the_scripts(here: Site, there: Site, server: Server) -> None:
     async with there.leases.hold("u", "c"):
         waiting = here.wants()
         await server.is_waited_for()
@@ -137,7 +137,7 @@ async def test_a_server_that_has_forgotten_the_scripts(here: Site, there: Site, 
     await waiting
 
 
-async def test_a_server_that_is_started_again_while_they_wait(prefix: str, caplog: pytest.LogCaptureFixture) -> None:
+async def test_lease_server_that_is_started_again_while_they_wait(prefix: str, caplog: pytest.LogCaptureFixture) -> None:
     binary, env = locate_or_skip(NEWEST)
     local = LocalServer(binary, env=env, tcp=free_port())
     local.start()
@@ -167,7 +167,7 @@ async def test_a_server_that_is_started_again_while_they_wait(prefix: str, caplo
         local.stop()
 
 
-async def test_a_connection_that_is_lost_while_they_wait(here: Site, there: Site, server: Server) -> None:
+async def test_lease_connection_that_is_lost_while_they_wait(here: Site, there: Site, server: Server) -> None:
     for _ in range(3):
         async with there.leases.hold("u", "c"):
             waiting = here.wants()
@@ -183,7 +183,7 @@ async def test_a_connection_that_is_lost_while_they_wait(here: Site, there: Site
         await eventually(server.has_listeners)
 
 
-async def test_a_connection_that_is_silent_while_they_wait(
+async def test_lease_connection_that_is_silent_while_they_wait(
     newest_url: str, prefix: str, server: Server, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(listener, "SILENCE", 0.05)
@@ -215,7 +215,7 @@ async def test_a_connection_that_is_silent_while_they_wait(
 
 
 @pytest.mark.parametrize("without", ["+publish", "+subscribe", "+unsubscribe", "&bot:session:*"])
-async def test_one_who_may_not_hear_looks_again_and_again(
+async def test_lease_one_who_may_not_hear_looks_again_and_again(
     without: str, newest_url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with redis.asyncio.Redis.from_url(newest_url) as client:
@@ -241,7 +241,7 @@ async def test_one_who_may_not_hear_looks_again_and_again(
             await client.acl_deluser("bot")
 
 
-async def test_the_bot_may_use_leases(url: str, caplog: pytest.LogCaptureFixture) -> None:
+async def test_lease_bot_may_use_leases(url: str, caplog: pytest.LogCaptureFixture) -> None:
     async with redis.asyncio.Redis.from_url(url) as client:
         await client.execute_command(*RULE.split(), *LEASES.split())  # type: ignore[no-untyped-call] # redis-py has no types here
         await client.script_flush()
@@ -270,7 +270,7 @@ async def test_the_bot_may_use_leases(url: str, caplog: pytest.LogCaptureFixture
 
 
 @pytest.mark.parametrize("without", ["+get", "+set", "+pttl"])
-async def test_the_bot_needs_each_command(without: str, newest_url: str) -> None:
+async def test_lease_bot_needs_each_command(without: str, newest_url: str) -> None:
     async with redis.asyncio.Redis.from_url(newest_url) as client:
         await client.execute_command(*RULE.split(), *(word for word in LEASES.split() if word != without))  # type: ignore[no-untyped-call] # redis-py has no types here
         bots_url = as_user(newest_url, "bot", "password")
@@ -289,7 +289,7 @@ async def test_the_bot_needs_each_command(without: str, newest_url: str) -> None
 # --- more than one server
 
 
-async def test_on_a_cluster(prefix: str) -> None:
+async def test_lease_on_a_cluster(prefix: str) -> None:
     with ClusterServers(*locate_or_skip(NEWEST), primaries=2, replicas=0) as cluster:
         for node in cluster.nodes:
             node.ask(*RULE.replace("bot:session:", prefix).split(), *LEASES.replace("bot:session:", prefix).split(), *CLUSTER)
@@ -323,7 +323,7 @@ async def test_on_a_cluster(prefix: str) -> None:
             assert target.ask("EXISTS", key) == 0
 
 
-async def test_behind_sentinels(prefix: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_lease_behind_sentinels(prefix: str, monkeypatch: pytest.MonkeyPatch) -> None:
     # The sentinels tell, and sooner than silence would.
     monkeypatch.setattr(listener, "SILENCE", 3600)
     with SentinelServers(*locate_or_skip(NEWEST)) as servers:

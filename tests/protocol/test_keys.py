@@ -42,12 +42,12 @@ def matches(pattern: bytes, key: bytes) -> bool:
 @example([("", ":", "a"), ("", "%3A", "a")])
 @example([("a", "b", "c"), ("a:", "b", "c")])
 @example([("", "\ud800", "c"), ("", "\ufffd", "c"), ("", "?", "c")])
-def test_no_two_sessions_have_one_key(several: list[tuple[str, str, str]]) -> None:
+def test_keys_no_two_sessions_have_one_key(several: list[tuple[str, str, str]]) -> None:
     assert len(set(map(session_key, several))) == len(several)
 
 
 @given(st.lists(addresses, min_size=1, max_size=20))
-def test_no_two_users_have_one_index_and_no_index_is_a_session(several: list[tuple[str, str, str]]) -> None:
+def test_keys_no_two_users_have_one_index_and_no_index_is_a_session(several: list[tuple[str, str, str]]) -> None:
     owners = {(prefix, user) for prefix, user, _ in several}
     indexes = {Keys(prefix).index(user) for prefix, user in owners}
     assert len(indexes) == len(owners)
@@ -55,7 +55,7 @@ def test_no_two_users_have_one_index_and_no_index_is_a_session(several: list[tup
 
 
 @given(st.lists(addresses, min_size=2, max_size=20, unique=True))
-def test_no_two_sessions_have_one_owner_tag(several: list[tuple[str, str, str]]) -> None:
+def test_keys_no_two_sessions_have_one_owner_tag(several: list[tuple[str, str, str]]) -> None:
     tags = {owner_tag(session_key(address)) for address in several}
     assert len(tags) == len(several)
     assert {len(tag) for tag in tags} == {8}
@@ -83,19 +83,19 @@ def test_keys_stay_what_they_were(user: str, channel: str, key: bytes) -> None:
 
 
 @given(addresses)
-def test_ids_come_back_from_a_key(address: tuple[str, str, str]) -> None:
+def test_keys_ids_come_back_from_a_key(address: tuple[str, str, str]) -> None:
     prefix, user, channel = address
     assert Keys(prefix).ids(session_key(address)) == (user, channel)
     assert channel_of(member(channel)) == channel
 
 
 @given(st.lists(ids, min_size=2, unique=True))
-def test_no_two_channels_are_one_member(channels: list[str]) -> None:
+def test_keys_no_two_channels_are_one_member(channels: list[str]) -> None:
     assert len(set(map(member, channels))) == len(channels)
 
 
 @given(prefixes, st.one_of(st.binary(), st.from_regex(rb"\{[%0-9A-Fa-fx:.~]*\}:?[%0-9A-Fa-fx:.~]*", fullmatch=True)))
-def test_a_key_has_ids_only_if_these_ids_have_that_key(prefix: str, rest: bytes) -> None:
+def test_keys_key_has_ids_only_if_these_ids_have_that_key(prefix: str, rest: bytes) -> None:
     keys = Keys(prefix)
     key = prefix.encode("utf-8", "surrogatepass") + rest
     found = keys.ids(key)
@@ -103,7 +103,7 @@ def test_a_key_has_ids_only_if_these_ids_have_that_key(prefix: str, rest: bytes)
 
 
 @given(addresses, prefixes)
-def test_the_keys_of_other_prefixes_and_indexes_have_no_ids(address: tuple[str, str, str], other: str) -> None:
+def test_keys_of_other_prefixes_and_indexes_have_no_ids(address: tuple[str, str, str], other: str) -> None:
     prefix, user, _ = address
     assert Keys(prefix).ids(Keys(prefix).index(user)) is None
     if other != prefix:
@@ -145,7 +145,7 @@ def test_the_keys_of_other_prefixes_and_indexes_have_no_ids(address: tuple[str, 
         b"p:{%D0}:c",
     ],
 )
-def test_foreign_keys_have_no_ids(key: bytes) -> None:
+def test_keys_foreign_keys_have_no_ids(key: bytes) -> None:
     assert Keys("p:").ids(key) is None
 
 
@@ -153,13 +153,13 @@ def test_foreign_keys_have_no_ids(key: bytes) -> None:
 
 
 @given(prefixes, ids, st.lists(ids, min_size=1, max_size=5))
-def test_all_keys_of_a_user_are_in_one_slot(prefix: str, user: str, channels: list[str]) -> None:
+def test_keys_all_keys_of_a_user_are_in_one_slot(prefix: str, user: str, channels: list[str]) -> None:
     keys = Keys(prefix)
     slots = {key_slot(keys.session(user, channel)) for channel in channels}
     assert slots == {key_slot(keys.index(user))}
 
 
-def test_users_spread_over_the_slots() -> None:
+def test_keys_users_spread_over_the_slots() -> None:
     keys = Keys("bot:session:")
     assert len({key_slot(keys.index(str(user))) for user in range(1000)}) > 900
 
@@ -170,7 +170,7 @@ def test_users_spread_over_the_slots() -> None:
 @given(st.lists(addresses, min_size=1, max_size=10), prefixes)
 @example([("a", "u", "c"), ("", "u", "c")], "")
 @example([("a:", "u", "c"), ("a", "u", "c"), ("b:", "u", "c")], "a")
-def test_the_pattern_matches_the_sessions_of_its_prefix_only(several: list[tuple[str, str, str]], prefix: str) -> None:
+def test_keys_pattern_matches_the_sessions_of_its_prefix_only(several: list[tuple[str, str, str]], prefix: str) -> None:
     for one in {prefix, *(address[0] for address in several)}:
         pattern = Keys(one).pattern
         for address in several:
@@ -212,11 +212,11 @@ def test_scan_of_fakeredis_finds_the_sessions_of_each_prefix() -> None:
 
 
 @given(st.integers())
-def test_a_number_and_its_text_are_one_id(number: int) -> None:
+def test_keys_number_and_its_text_are_one_id(number: int) -> None:
     assert normal_id(number, "user_id") == str(number) == normal_id(str(number), "user_id")
 
 
-def test_subclasses_of_text_and_number_are_what_they_hold() -> None:
+def test_keys_subclasses_of_text_and_number_are_what_they_hold() -> None:
     class Text(str):
         __slots__ = ()
 
@@ -232,23 +232,23 @@ def test_subclasses_of_text_and_number_are_what_they_hold() -> None:
 
 
 @pytest.mark.parametrize("bad", [None, True, False, 1.0, b"u", ("u",), object()])
-def test_what_is_no_id_is_refused_by_name(bad: object) -> None:
+def test_keys_what_is_no_id_is_refused_by_name(bad: object) -> None:
     with pytest.raises(TypeError, match="user_id"):
         normal_id(cast("Any", bad), "user_id")
 
 
-def test_an_empty_id_is_refused_by_name() -> None:
+def test_keys_empty_id_is_refused_by_name() -> None:
     with pytest.raises(ValueError, match="channel_id"):
         normal_id("", "channel_id")
 
 
 @given(prefixes, st.sampled_from("{}*?[]\\"), prefixes)
-def test_a_prefix_with_a_brace_or_a_glob_character_is_refused(before: str, bad: str, after: str) -> None:
+def test_keys_prefix_with_a_brace_or_a_glob_character_is_refused(before: str, bad: str, after: str) -> None:
     with pytest.raises(ValueError, match="prefix"):
         Keys(before + bad + after)
 
 
 @pytest.mark.parametrize("bad", [b"p:", None, 1])
-def test_a_prefix_that_is_not_text_is_refused(bad: object) -> None:
+def test_keys_prefix_that_is_not_text_is_refused(bad: object) -> None:
     with pytest.raises(TypeError, match="prefix"):
         Keys(cast("Any", bad))

@@ -21,20 +21,20 @@ async def nothing() -> None:
     pass
 
 
-async def test_the_session_is_live_and_of_the_author_in_the_channel() -> None:
+async def test_middleware_session_is_live_and_of_the_author_in_the_channel() -> None:
     ctx, store = make_ctx(), memory_store()
     await SessionMiddleware(store)(ctx, nothing)
     assert isinstance(ctx.session, BotSessionHelper)
     assert (ctx.session.user_id, ctx.session.channel_id) == ("42", "-7")
 
 
-async def test_another_shape_is_told_with_what_to_do() -> None:
+async def test_middleware_another_shape_is_told_with_what_to_do() -> None:
     middleware = SessionMiddleware(memory_store())
     with pytest.raises(TypeError, match="key=lambda"):
         await middleware(SimpleNamespace(user=1), nothing)
 
 
-async def test_key_finds_the_ids_or_says_that_there_is_no_session() -> None:
+async def test_middleware_key_finds_the_ids_or_says_that_there_is_no_session() -> None:
     store = memory_store()
     middleware = SessionMiddleware(store, key=lambda ctx: (ctx.user, "c") if ctx.user else None)
     ctx: Any = SimpleNamespace(user=7)
@@ -49,12 +49,12 @@ async def test_key_finds_the_ids_or_says_that_there_is_no_session() -> None:
     assert ctx.session is None
 
 
-async def test_what_is_no_store_is_refused() -> None:
+async def test_middleware_what_is_no_store_is_refused() -> None:
     with pytest.raises(TypeError, match="BotSessionStore"):
         SessionMiddleware("redis://")  # type: ignore[arg-type] # on purpose
 
 
-async def test_dropped_changes_are_logged_without_any_data(caplog: pytest.LogCaptureFixture) -> None:
+async def test_middleware_dropped_changes_are_logged_without_any_data(caplog: pytest.LogCaptureFixture) -> None:
     ctx, store = make_ctx(), memory_store()
     await store.update(42, -7, {"code": "hunter2"})
 
@@ -71,7 +71,7 @@ async def test_dropped_changes_are_logged_without_any_data(caplog: pytest.LogCap
     assert await store.get(42, -7) is None
 
 
-async def test_a_handlers_own_save_of_a_session_that_is_gone_reaches_the_handler() -> None:
+async def test_middleware_own_save_of_a_gone_session_raises() -> None:
     ctx, store = make_ctx(), memory_store()
     await store.update(42, -7, {"n": 1})
     seen = []
@@ -88,7 +88,7 @@ async def test_a_handlers_own_save_of_a_session_that_is_gone_reaches_the_handler
     assert await store.get(42, -7) is None
 
 
-async def test_a_cancelled_handler_saves_nothing() -> None:
+async def test_middleware_cancelled_handler_saves_nothing() -> None:
     ctx, store = make_ctx(), memory_store()
     started = asyncio.Event()
 
@@ -107,7 +107,7 @@ async def test_a_cancelled_handler_saves_nothing() -> None:
         assert await store.get(42, -7) is None
 
 
-async def test_concurrent_updates_in_one_handler_are_all_saved() -> None:
+async def test_middleware_concurrent_updates_in_one_handler_are_all_saved() -> None:
     store = memory_store()
     async with store.session("u", "c") as session:
         await asyncio.gather(*(session.update({f"k{n}": n}) for n in range(20)))

@@ -22,13 +22,13 @@ FAR = 2**33 * 1_000_000
 @example(FAR)
 @example(FIRST)
 @example(LAST)
-def test_microseconds_and_back(micros: int) -> None:
+def test_times_microseconds_and_back(micros: int) -> None:
     when = from_micros(micros)
     assert when.tzinfo is UTC
     assert to_micros(when, "when") == micros
 
 
 @pytest.mark.parametrize("micros", [FIRST - 1, LAST + 1, -(2**60), 10**30])
-def test_what_is_no_time_overflows(micros: int) -> None:
+def test_times_what_is_no_time_overflows(micros: int) -> None:
     with pytest.raises(OverflowError):
         from_micros(micros)

@@ -122,7 +122,7 @@ def test_permissions_page_gives_this_rule() -> None:
 
 
 @pytest.mark.parametrize("may_load", [False, True], ids=["without SCRIPT LOAD", "with it"])
-async def test_the_bot_can_use_everything(client: redis.asyncio.Redis, url: str, prefix: str, may_load: bool) -> None:
+async def test_permissions_bot_can_use_everything(client: redis.asyncio.Redis, url: str, prefix: str, may_load: bool) -> None:
     async with bot(client, url, prefix, *(["+script|load"] if may_load else [])) as bots_url:
         await client.script_flush()
         async with (
@@ -139,14 +139,14 @@ async def test_the_bot_can_use_everything(client: redis.asyncio.Redis, url: str,
     assert await client.dbsize() == 0
 
 
-async def test_the_bot_can_use_a_client_of_its_own(client: redis.asyncio.Redis, url: str, prefix: str) -> None:
+async def test_permissions_bot_can_use_a_client_of_its_own(client: redis.asyncio.Redis, url: str, prefix: str) -> None:
     async with bot(client, url, prefix) as bots_url:
         await client.script_flush()
         async with redis.asyncio.Redis.from_url(bots_url) as own:
             await use_everything(SessionStore(own, prefix=prefix), SessionStore(own, prefix=prefix, ttl=None))
 
 
-async def test_the_operator_can_scan(client: redis.asyncio.Redis, url: str, prefix: str) -> None:
+async def test_permissions_operator_can_scan(client: redis.asyncio.Redis, url: str, prefix: str) -> None:
     async with (
         bot(client, url, prefix, OPERATOR) as operators_url,
         SessionStore.from_url(operators_url, prefix=prefix) as store,
@@ -157,7 +157,7 @@ async def test_the_operator_can_scan(client: redis.asyncio.Redis, url: str, pref
 
 
 @pytest.mark.parametrize("without", COMMANDS)
-async def test_the_bot_needs_each_command(without: str, newest_url: str, prefix: str) -> None:
+async def test_permissions_bot_needs_each_command(without: str, newest_url: str, prefix: str) -> None:
     async with (
         redis.asyncio.Redis.from_url(newest_url) as client,
         bot(client, newest_url, prefix, without=without) as bots_url,
@@ -174,7 +174,9 @@ async def test_the_bot_needs_each_command(without: str, newest_url: str, prefix:
     [("db=1", DATABASE), ("client_name=ada", CLIENT_NAME), ("protocol=3", "")],
     ids=["db", "client_name", "protocol"],
 )
-async def test_some_options_need_more(option: str, more: str, client: redis.asyncio.Redis, url: str, prefix: str) -> None:
+async def test_permissions_some_options_need_more(
+    option: str, more: str, client: redis.asyncio.Redis, url: str, prefix: str
+) -> None:
     if more:
         async with bot(client, url, prefix) as bots_url, SessionStore.from_url(f"{bots_url}?{option}", prefix=prefix) as store:
             with refused():
@@ -226,7 +228,7 @@ OTHER_KEY = "other:{u}:c"
     ],
     ids=" ".join,
 )
-async def test_the_bot_is_refused_all_else(
+async def test_permissions_bot_is_refused_all_else(
     command: tuple[str, ...], client: redis.asyncio.Redis, url: str, prefix: str, store: SessionStore
 ) -> None:
     await client.hset(OTHER_KEY, "field", "secret")
@@ -239,7 +241,7 @@ async def test_the_bot_is_refused_all_else(
     assert (await load(store)).data == {"n": 1}
 
 
-async def test_the_bot_is_refused_the_sessions_of_another(client: redis.asyncio.Redis, url: str, prefix: str) -> None:
+async def test_permissions_bot_is_refused_the_sessions_of_another(client: redis.asyncio.Redis, url: str, prefix: str) -> None:
     async with SessionStore(client, prefix="other:") as other, bot(client, url, prefix) as bots_url:
         await other.update("u", "c", {"n": 1})
         # What begins like its own prefix is another, too.
@@ -264,7 +266,7 @@ async def test_the_bot_is_refused_the_sessions_of_another(client: redis.asyncio.
 
 
 @pytest.mark.parametrize("version", ["redis-6.2", "redis-8.2"])
-async def test_on_a_cluster(version: str, prefix: str) -> None:
+async def test_permissions_on_a_cluster(version: str, prefix: str) -> None:
     with ClusterServers(*locate_or_skip(server(version)), primaries=2, replicas=0) as cluster:
         url = as_user(cluster.url, "bot", "password")
         source = cluster.primary_of(key_slot(b"moved"))
@@ -293,7 +295,7 @@ async def test_on_a_cluster(version: str, prefix: str) -> None:
             assert (await load(store, "moved")).data == {"n": 2}
 
 
-async def test_behind_sentinels(prefix: str) -> None:
+async def test_permissions_behind_sentinels(prefix: str) -> None:
     with SentinelServers(*locate_or_skip(server("redis-8.2"))) as servers:
         url = f"{as_user(servers.url, 'bot', 'password')}?sentinel_username=watch&sentinel_password=password"
         for sentinel in servers.sentinels:
@@ -328,7 +330,7 @@ async def test_behind_sentinels(prefix: str) -> None:
             await eventually(goes_on)
 
 
-async def test_with_replicas_that_vouch(prefix: str) -> None:
+async def test_permissions_with_replicas_that_vouch(prefix: str) -> None:
     with SentinelServers(*locate_or_skip(server("redis-8.2"))) as servers:
         primary = servers.primary()
         url = as_user(primary.url, "bot", "password")
@@ -342,7 +344,7 @@ async def test_with_replicas_that_vouch(prefix: str) -> None:
                 await store.update("u", "c", {"n": 1})
 
 
-async def test_with_a_disk_that_vouches(prefix: str, tmp_path: Path) -> None:
+async def test_permissions_with_a_disk_that_vouches(prefix: str, tmp_path: Path) -> None:
     binary, env = locate_or_skip(server("redis-8.2"))
     with LocalServer(binary, env=env, tcp=True, data=tmp_path) as local:
         node = Node(0, local)

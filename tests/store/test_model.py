@@ -400,7 +400,7 @@ def run(world: Callable[[], World], *, examples: int, steps: int) -> None:
     run_state_machine_as_test(Machine, settings=patience)
 
 
-def test_a_touch_does_not_take_what_has_a_deadline_of_its_own_from_the_list() -> None:
+def test_store_model_touch_keeps_sessions_with_a_deadline_listed() -> None:
     # Chance hardly ever does these five in a row.
     class Machine(StoreMachine):
         make_world = FakeWorld
@@ -420,13 +420,13 @@ def test_a_touch_does_not_take_what_has_a_deadline_of_its_own_from_the_list() ->
         machine.teardown()
 
 
-def test_memory_does_what_the_model_does() -> None:
+def test_store_model_memory_does_what_the_model_does() -> None:
     run(World, examples=150, steps=60)
 
 
-def test_fakeredis_and_memory_do_what_the_model_does() -> None:
+def test_store_model_fakeredis_and_memory_do_what_the_model_does() -> None:
     run(FakeWorld, examples=150, steps=50)
 
 
-def test_a_server_and_memory_do_what_the_model_does(newest_url: str) -> None:
+def test_store_model_server_and_memory_do_what_the_model_does(newest_url: str) -> None:
     run(lambda: RealWorld(newest_url), examples=80, steps=50)

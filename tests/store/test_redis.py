@@ -20,7 +20,7 @@ DAY_MS = 86_400_000
 Write = Callable[[], Awaitable[object]]
 
 
-async def test_the_layout_is_as_documented(client: redis.asyncio.Redis, store: SessionStore, prefix: str) -> None:
+async def test_redis_store_layout_is_as_documented(client: redis.asyncio.Redis, store: SessionStore, prefix: str) -> None:
     key, index = f"{prefix}{{a%3Ab}}:%2A".encode(), f"{prefix}{{a%3Ab}}".encode()
     version = await store.update("a:b", "*", {"step": "name", "n": 1})
     assert await client.hgetall(key) == {
@@ -41,7 +41,7 @@ async def test_the_layout_is_as_documented(client: redis.asyncio.Redis, store: S
     assert set(await client.keys()) == {key, index}
 
 
-async def test_metadata_and_keys_of_a_user_never_collide(store: SessionStore) -> None:
+async def test_redis_store_metadata_and_keys_of_a_user_never_collide(store: SessionStore) -> None:
     data = {"v": 1, "c": 2, "e": 3, "o": 4, "s": 5, "\xff": 6, "\xffv": 7, "\udcffv": 8}
     await store.set("u", "c", BotSession("u", "c", data))
     await store.update("u", "c", {"\udcffv": 10})
@@ -69,7 +69,9 @@ async def test_set_keeps_created_at_apart_from_the_birth_of_the_session(
 # --- expiry and the index
 
 
-async def test_every_write_leaves_a_ttl_and_a_listed_session(client: redis.asyncio.Redis, url: str, prefix: str) -> None:
+async def test_redis_store_every_write_leaves_a_ttl_and_a_listed_session(
+    client: redis.asyncio.Redis, url: str, prefix: str
+) -> None:
     deadline = datetime.now(UTC) + timedelta(minutes=30)
     async with SessionStore.from_url(url, prefix=prefix, ttl=100) as store:
         keys = Keys(prefix)
@@ -89,7 +91,7 @@ async def test_every_write_leaves_a_ttl_and_a_listed_session(client: redis.async
         assert await client.pttl(keys.index("u")) <= 100_000 * 17 / 16
 
 
-async def test_without_a_ttl_nothing_expires_and_the_ttl_comes_back(
+async def test_redis_store_without_a_ttl_nothing_expires_and_the_ttl_comes_back(
     client: redis.asyncio.Redis, url: str, prefix: str, keys: Keys
 ) -> None:
     key, index = keys.session("u", "c"), keys.index("u")
@@ -113,7 +115,7 @@ async def test_without_a_ttl_nothing_expires_and_the_ttl_comes_back(
         assert await client.pttl(index) > 0
 
 
-async def test_a_deadline_with_many_zeros(client: redis.asyncio.Redis, store: SessionStore, keys: Keys) -> None:
+async def test_redis_store_deadline_with_many_zeros(client: redis.asyncio.Redis, store: SessionStore, keys: Keys) -> None:
     # 2e12 ms: were the score of the index written like that, PEXPIREAT would not take it.
     deadline = datetime.fromtimestamp(2_000_000_000, UTC)
     await store.update("u", "c", {"n": 1}, expires_at=deadline)
@@ -124,7 +126,7 @@ async def test_a_deadline_with_many_zeros(client: redis.asyncio.Redis, store: Se
     assert await client.pttl(keys.index("u")) >= await client.pttl(keys.session("u", "c")) > DAY_MS
 
 
-async def test_the_index_forgets_what_is_gone_when_an_entry_comes_moves_or_goes(
+async def test_redis_store_index_forgets_expired_entries_at_each_change(
     client: redis.asyncio.Redis, url: str, prefix: str, keys: Keys
 ) -> None:
     async with SessionStore.from_url(url, prefix=prefix, ttl=0.1) as short, SessionStore.from_url(url, prefix=prefix) as day:
@@ -146,7 +148,7 @@ async def test_the_index_forgets_what_is_gone_when_an_entry_comes_moves_or_goes(
             await day.delete("u", "b")
 
 
-async def test_an_entry_lives_as_long_as_its_session_and_hardly_longer(
+async def test_redis_store_entry_lives_as_long_as_its_session_and_hardly_longer(
     client: redis.asyncio.Redis, url: str, prefix: str, keys: Keys
 ) -> None:
     async with SessionStore.from_url(url, prefix=prefix, ttl=1600) as store:
@@ -187,7 +189,9 @@ async def _is_over(client: redis.asyncio.Redis, index: bytes, member: bytes) -> 
     return (await client.zscore(index, member) or 0) < seconds * 1000 + micros // 1000
 
 
-async def test_ten_thousand_short_sessions_leave_nothing_behind(client: redis.asyncio.Redis, url: str, prefix: str) -> None:
+async def test_redis_store_ten_thousand_short_sessions_leave_nothing_behind(
+    client: redis.asyncio.Redis, url: str, prefix: str
+) -> None:
     async with SessionStore.from_url(url, prefix=prefix, ttl=0.2) as store:
         ids = [(user, channel) for user in range(100) for channel in range(100)]
         await asyncio.gather(*(store.update(*pair, {"n": 1}) for pair in ids))
@@ -199,7 +203,7 @@ async def test_ten_thousand_short_sessions_leave_nothing_behind(client: redis.as
 
 
 @pytest.mark.parametrize("hours", [-1, 1], ids=["an hour behind", "an hour ahead"])
-async def test_the_rolling_ttl_does_not_notice_the_clients_clock(
+async def test_redis_store_rolling_ttl_does_not_notice_the_clients_clock(
     hours: int, client: redis.asyncio.Redis, store: SessionStore, keys: Keys
 ) -> None:
     real = datetime.now(UTC)
@@ -280,9 +284,7 @@ async def _sent(client: redis.asyncio.Redis) -> tuple[dict[str, int], int]:
     return sent, (await client.info("stats"))["total_reads_processed"] - 2
 
 
-async def test_one_round_trip_for_an_unchanged_session_and_two_for_a_changed_one(
-    client: redis.asyncio.Redis, store: SessionStore
-) -> None:
+async def test_redis_store_session_costs_one_or_two_round_trips(client: redis.asyncio.Redis, store: SessionStore) -> None:
     middleware = SessionMiddleware(store, key=lambda ctx: ctx.ids)
     ctx = _Ctx()
 
@@ -316,7 +318,7 @@ async def test_one_round_trip_for_an_unchanged_session_and_two_for_a_changed_one
 # --- what is damaged
 
 
-async def test_a_damaged_session_is_told_and_can_be_got_rid_of(
+async def test_redis_store_damaged_session_is_told_and_can_be_got_rid_of(
     client: redis.asyncio.Redis, store: SessionStore, keys: Keys
 ) -> None:
     key = keys.session("u", "c")
@@ -385,7 +387,7 @@ async def test_update_writes_nothing_into_a_hash_that_is_not_its_session(
     assert await client.hgetall(key) == {b"a": b"\x01"}
 
 
-async def test_a_session_handed_out_is_always_of_the_one_who_asked(
+async def test_redis_store_session_handed_out_is_always_of_the_one_who_asked(
     client: redis.asyncio.Redis, store: SessionStore, keys: Keys
 ) -> None:
     await store.update("alice", "c", {"secret": 1})
@@ -414,7 +416,7 @@ async def test_scan_passes_over_keys_of_others(client: redis.asyncio.Redis, stor
     assert await store.size() == 1
 
 
-async def test_scripts_are_loaded_again_when_the_server_has_lost_them(client: redis.asyncio.Redis, store: SessionStore) -> None:
+async def test_redis_store_loads_lost_scripts_again(client: redis.asyncio.Redis, store: SessionStore) -> None:
     for n in range(5):
         await client.script_flush()
         await store.update("u", "c", {"n": n})

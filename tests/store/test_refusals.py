@@ -39,7 +39,7 @@ async def assert_no_half_session(client: redis.asyncio.Redis, keys: Keys) -> Non
         assert await client.zscore(keys.index(ids[0]), ids[1]) is not None
 
 
-async def test_out_of_memory(client: redis.asyncio.Redis, store: SessionStore, keys: Keys) -> None:
+async def test_refused_write_out_of_memory(client: redis.asyncio.Redis, store: SessionStore, keys: Keys) -> None:
     await store.update("u", "there", {"old": 1})
     before = await client.hgetall(keys.session("u", "there"))
     await client.config_set("maxmemory", 1)
@@ -59,7 +59,9 @@ async def test_out_of_memory(client: redis.asyncio.Redis, store: SessionStore, k
     assert await client.dbsize() == 0
 
 
-async def test_a_key_of_another_type_is_left_alone(client: redis.asyncio.Redis, store: SessionStore, keys: Keys) -> None:
+async def test_refused_write_key_of_another_type_is_left_alone(
+    client: redis.asyncio.Redis, store: SessionStore, keys: Keys
+) -> None:
     await client.set(keys.session("u", "taken"), "text")
     reads: list[Write] = [lambda: store.get("u", "taken"), lambda: store.get("u", "taken", touch=True)]
     for call in [*writes(store, "taken"), *reads]:
@@ -78,7 +80,7 @@ async def test_a_key_of_another_type_is_left_alone(client: redis.asyncio.Redis, 
     assert not await client.exists(keys.session("v", "new"))
 
 
-async def test_a_replica_refuses_writes_and_nothing_changes(
+async def test_refused_write_replica_refuses_writes_and_nothing_changes(
     client: redis.asyncio.Redis, store: SessionStore, keys: Keys
 ) -> None:
     await store.update("u", "there", {"old": 1})
@@ -100,7 +102,7 @@ async def test_a_replica_refuses_writes_and_nothing_changes(
 @pytest.mark.parametrize(
     "denied", ["zadd", "zrange", "zremrangebyscore", "pexpireat", "persist", "hset", "hdel", "time", "hmget", "unlink", "zrem"]
 )
-async def test_a_user_without_one_permission_leaves_no_half_session(
+async def test_refused_write_user_without_one_permission_leaves_no_half_session(
     denied: str, client: redis.asyncio.Redis, url: str, prefix: str, keys: Keys, store: SessionStore
 ) -> None:
     await client.acl_setuser("limited", enabled=True, passwords=["+secret"], keys=["*"], commands=["+@all", f"-{denied}"])

@@ -80,7 +80,7 @@ async def stored(store: BotSessionStore, key: StorageKey = KEY) -> dict[str, Any
 # --- what a handler sees
 
 
-async def test_every_part_of_a_storage_key_is_kept_apart(storage: BotSessionStorage, newest: SessionStore) -> None:
+async def test_aiogram_every_part_of_a_storage_key_is_kept_apart(storage: BotSessionStorage, newest: SessionStore) -> None:
     parts = (1, 12), (-1, 1), (1, 11), (None, 0, 1), (None, "", "1", "a.b"), ("default", "", "1", "t1")
     keys = [StorageKey(*values) for values in itertools.product(*parts)]
     assert len(keys) == 384
@@ -92,7 +92,7 @@ async def test_every_part_of_a_storage_key_is_kept_apart(storage: BotSessionStor
 
 
 @pytest.mark.parametrize("state", ["text", Step.NAME, Form.name, State("name", "Form")])
-async def test_a_state_comes_back_as_text(state: str | State, context: FSMContext, newest: SessionStore) -> None:
+async def test_aiogram_state_comes_back_as_text(state: str | State, context: FSMContext, newest: SessionStore) -> None:
     await context.set_state(state)
     expected = "Form:name" if isinstance(state, State) else str(state)
     assert await context.get_state() == expected
@@ -101,7 +101,7 @@ async def test_a_state_comes_back_as_text(state: str | State, context: FSMContex
 
 
 @pytest.mark.parametrize("state", [7, Form, b"text"])
-async def test_what_is_no_state_is_refused(state: Any, context: FSMContext, newest: SessionStore) -> None:
+async def test_aiogram_what_is_no_state_is_refused(state: Any, context: FSMContext, newest: SessionStore) -> None:
     with pytest.raises(TypeError, match="a state is a State, a str or None, not "):
         await context.set_state(state)
     assert await newest.size() == 0
@@ -132,7 +132,9 @@ async def test_update_data_refuses_the_rest(data: Any, storage: BotSessionStorag
     assert await newest.size() == 0
 
 
-async def test_what_cannot_be_stored_is_refused_and_nothing_is_written(context: FSMContext, newest: SessionStore) -> None:
+async def test_aiogram_what_cannot_be_stored_is_refused_and_nothing_is_written(
+    context: FSMContext, newest: SessionStore
+) -> None:
     await context.set_data({"there": 1})
     for write in (context.set_data, context.update_data):
         with pytest.raises(SerializationError) as refused:
@@ -143,7 +145,7 @@ async def test_what_cannot_be_stored_is_refused_and_nothing_is_written(context: 
     assert await stored(newest) == {"there": 1}
 
 
-async def test_what_is_returned_is_the_callers(context: FSMContext) -> None:
+async def test_aiogram_what_is_returned_is_the_callers(context: FSMContext) -> None:
     mine: dict[str, Any] = {"nested": {"list": [1]}}
     await context.set_data(mine)
     mine["nested"]["list"].append("changed after it was set")
@@ -154,7 +156,7 @@ async def test_what_is_returned_is_the_callers(context: FSMContext) -> None:
     assert await context.get_data() == {"nested": {"list": [1]}, "other": 1}
 
 
-async def test_a_default_is_the_callers_too(context: FSMContext) -> None:
+async def test_aiogram_default_is_the_callers_too(context: FSMContext) -> None:
     default: list[int] = []
     value = await context.get_value("none", default)
     assert value == []
@@ -171,7 +173,7 @@ async def test_update_data_takes_keywords_and_gives_all_that_is_there(context: F
     assert await context.get_state() == Form.name.state
 
 
-async def test_nothing_is_made_of_nothing(context: FSMContext, newest_url: str, prefix: str) -> None:
+async def test_aiogram_nothing_is_made_of_nothing(context: FSMContext, newest_url: str, prefix: str) -> None:
     assert await context.update_data() == {}
     await context.set_data({})
     await context.set_state(None)
@@ -180,7 +182,7 @@ async def test_nothing_is_made_of_nothing(context: FSMContext, newest_url: str, 
 
 
 @pytest.mark.parametrize("state_first", [True, False])
-async def test_after_clear_nothing_is_left_in_redis(
+async def test_aiogram_after_clear_nothing_is_left_in_redis(
     state_first: bool, context: FSMContext, newest_url: str, prefix: str
 ) -> None:
     await context.set_state(Form.name)
@@ -201,7 +203,7 @@ async def test_after_clear_nothing_is_left_in_redis(
 @pytest.mark.parametrize(
     "use", ["get_state", "get_data", "get_value", "set_state", "set_data", "update_data", "update nothing"]
 )
-async def test_each_use_renews_the_one_ttl(
+async def test_aiogram_each_use_renews_the_one_ttl(
     use: str, context: FSMContext, newest: SessionStore, redis_client: redis.asyncio.Redis
 ) -> None:
     await context.set_state(Form.name)
@@ -243,7 +245,7 @@ async def test_update_data_is_one_command(context: FSMContext, redis_client: red
     assert not calls.keys() & {"eval", "get", "set", "hget", "hmset", "multi", "watch"}
 
 
-async def test_each_update_at_once_gets_the_data_as_they_are_right_after_it(storage: BotSessionStorage) -> None:
+async def test_aiogram_update_data_returns_the_data_right_after_it(storage: BotSessionStorage) -> None:
     merged = await asyncio.gather(*(storage.update_data(KEY, {"last": n, str(n): n}) for n in range(50)))
     assert [data["last"] for data in merged] == [*range(50)]
     assert sorted(map(len, merged)) == [*range(2, 52)], "each has one key more than another"
@@ -292,7 +294,7 @@ asyncio.run(main())
 """
 
 
-async def test_all_that_two_processes_update_at_once_is_kept(newest_url: str, prefix: str) -> None:
+async def test_aiogram_all_that_two_processes_update_at_once_is_kept(newest_url: str, prefix: str) -> None:
     pipe = subprocess.PIPE
     lines = [(sys.executable, "-c", WORKER, newest_url, prefix, str(worker)) for worker in range(2)]
     workers = [await asyncio.create_subprocess_exec(*line, stdin=pipe, stdout=pipe) for line in lines]
@@ -353,15 +355,15 @@ async def round_of_a_handler(storage: BotSessionStorage) -> None:
     assert await storage.store.size() == 0
 
 
-async def test_it_works_on_every_kind_of_store(any_store: BotSessionStore) -> None:
+async def test_aiogram_works_on_every_kind_of_store(any_store: BotSessionStore) -> None:
     await round_of_a_handler(BotSessionStorage(any_store))
 
 
-async def test_it_works_on_every_server(store: SessionStore) -> None:
+async def test_aiogram_works_on_every_server(store: SessionStore) -> None:
     await round_of_a_handler(BotSessionStorage(store))
 
 
-async def test_aiograms_enums_come_back_as_they_are(newest_url: str, prefix: str) -> None:
+async def test_aiogram_aiograms_enums_come_back_as_they_are(newest_url: str, prefix: str) -> None:
     members = {name: [*getattr(enums, name)] for name in enums.__all__}
     storage = BotSessionStorage.from_url(newest_url, prefix=prefix)
     try:
@@ -373,7 +375,7 @@ async def test_aiograms_enums_come_back_as_they_are(newest_url: str, prefix: str
     assert all(type(member) is getattr(enums, name) for name in members for member in data[name])
 
 
-async def test_a_codec_of_ones_own_counts(newest_url: str, prefix: str, context: FSMContext) -> None:
+async def test_aiogram_codec_of_ones_own_counts(newest_url: str, prefix: str, context: FSMContext) -> None:
     with pytest.raises(SerializationError, match=r"cannot store kind: no encoding for ContentType; .*Codec\.register"):
         await context.update_data(kind=enums.ContentType.PHOTO)
     codec = aiogram_codec()
@@ -387,7 +389,7 @@ async def test_a_codec_of_ones_own_counts(newest_url: str, prefix: str, context:
         await storage.close()
 
 
-async def test_close_closes_what_it_made_and_nothing_else(newest_url: str, prefix: str, newest: SessionStore) -> None:
+async def test_aiogram_close_closes_what_it_made_and_nothing_else(newest_url: str, prefix: str, newest: SessionStore) -> None:
     made = BotSessionStorage.from_url(newest_url, prefix=prefix)
     await made.set_state(KEY, "text")
     await made.close()
@@ -399,7 +401,7 @@ async def test_close_closes_what_it_made_and_nothing_else(newest_url: str, prefi
     assert await given_one.get_state(KEY) == "text"
 
 
-def test_what_is_no_store_is_refused() -> None:
+def test_aiogram_what_is_no_store_is_refused() -> None:
     for wrong in (fakeredis.FakeAsyncRedis(), "redis://localhost", None):
         with pytest.raises(TypeError, match="needs a BotSessionStore, not "):
             BotSessionStorage(wrong)  # type: ignore[arg-type] # on purpose
@@ -407,9 +409,7 @@ def test_what_is_no_store_is_refused() -> None:
         BotSessionStorage.from_url("redis://localhost", state_ttl=60)  # type: ignore[call-arg] # on purpose
 
 
-async def test_a_session_of_another_kind_under_the_prefix_is_told_apart(
-    storage: BotSessionStorage, newest: SessionStore
-) -> None:
+async def test_aiogram_tells_sessions_of_other_kinds_apart(storage: BotSessionStorage, newest: SessionStore) -> None:
     await storage.set_state(KEY, "text")
     await newest.set(42, "shop", BotSession("42", "shop", {"cart": []}))
     found = {ids async for ids in newest.scan()}

@@ -116,7 +116,7 @@ def lease(client: redis.asyncio.Redis, prefix: str) -> Lease:
 # --- two processes
 
 
-async def test_two_processes_handle_one_users_messages_one_after_the_other(newest_url: str, prefix: str, lease: Lease) -> None:
+async def test_isolation_orders_one_users_messages_of_two_processes(newest_url: str, prefix: str, lease: Lease) -> None:
     entered, go_on = asyncio.Event(), asyncio.Event()
     order: list[str] = []
 
@@ -145,7 +145,7 @@ async def test_two_processes_handle_one_users_messages_one_after_the_other(newes
     assert not await lease.is_held()
 
 
-async def test_messages_of_different_users_are_handled_at_once(newest_url: str, prefix: str) -> None:
+async def test_isolation_messages_of_different_users_are_handled_at_once(newest_url: str, prefix: str) -> None:
     all_are_in = asyncio.Barrier(6)
 
     async def meet(message: Message, state: FSMContext) -> None:
@@ -165,7 +165,7 @@ async def count(message: Message, state: FSMContext) -> None:
 
 
 @pytest.mark.parametrize("is_isolated", [True, False], ids=["isolated", "not isolated"])
-async def test_counting_messages(is_isolated: bool, newest_url: str, prefix: str) -> None:
+async def test_isolation_counting_messages(is_isolated: bool, newest_url: str, prefix: str) -> None:
     isolation = None if is_isolated else DisabledEventIsolation()
     async with (
         Process.running(newest_url, prefix, router_of(count), isolation=isolation) as one,
@@ -179,7 +179,7 @@ async def test_counting_messages(is_isolated: bool, newest_url: str, prefix: str
         assert max(counts) < 100
 
 
-async def test_messages_of_one_process_are_handled_in_order(newest_url: str, prefix: str) -> None:
+async def test_isolation_messages_of_one_process_are_handled_in_order(newest_url: str, prefix: str) -> None:
     order: list[str | None] = []
 
     async def note(message: Message, state: FSMContext) -> None:
@@ -191,7 +191,7 @@ async def test_messages_of_one_process_are_handled_in_order(newest_url: str, pre
     assert order == [str(n) for n in range(30)]
 
 
-async def test_a_handler_that_fails_gives_its_lease_back(newest_url: str, prefix: str, lease: Lease) -> None:
+async def test_isolation_handler_that_fails_gives_its_lease_back(newest_url: str, prefix: str, lease: Lease) -> None:
     async def fail(message: Message, state: FSMContext) -> None:
         assert await lease.is_held()
         raise LookupError("on purpose")
@@ -206,7 +206,7 @@ async def test_a_handler_that_fails_gives_its_lease_back(newest_url: str, prefix
 
 
 @pytest.mark.parametrize("kind", ["of the storage", "own store"])
-async def test_a_process_that_ends_lets_its_handlers_end(kind: str, newest_url: str, prefix: str, lease: Lease) -> None:
+async def test_isolation_process_that_ends_lets_its_handlers_end(kind: str, newest_url: str, prefix: str, lease: Lease) -> None:
     entered, go_on = asyncio.Event(), asyncio.Event()
     stored: list[Any] = []
 
@@ -233,7 +233,7 @@ async def test_a_process_that_ends_lets_its_handlers_end(kind: str, newest_url: 
     assert asyncio.all_tasks() == {asyncio.current_task()}
 
 
-async def test_a_store_that_was_given_stays_open(newest_url: str, prefix: str) -> None:
+async def test_isolation_store_that_was_given_stays_open(newest_url: str, prefix: str) -> None:
     async with SessionStore.from_url(newest_url, prefix=prefix) as store:
         storage = BotSessionStorage(store)
         for isolation in (BotSessionIsolation(store), storage.create_isolation()):
@@ -244,7 +244,7 @@ async def test_a_store_that_was_given_stays_open(newest_url: str, prefix: str) -
         assert await store.get(*ids_of(key_of_user(42))) is not None
 
 
-async def test_an_isolation_of_its_own_closes_its_store(newest_url: str, prefix: str) -> None:
+async def test_isolation_of_its_own_closes_its_store(newest_url: str, prefix: str) -> None:
     isolation = BotSessionIsolation.from_url(newest_url, prefix=prefix, max_connections=1)
     async with isolation.lock(key_of_user(42)):
         pass
@@ -253,7 +253,7 @@ async def test_an_isolation_of_its_own_closes_its_store(newest_url: str, prefix:
         await isolation.store.get("u", "c")
 
 
-async def test_in_memory() -> None:
+async def test_isolation_in_memory() -> None:
     storage = BotSessionStorage(MemorySessionStore())
     dispatcher = Dispatcher(storage=storage, events_isolation=storage.create_isolation())
     dispatcher.include_router(router_of(count))
@@ -262,7 +262,7 @@ async def test_in_memory() -> None:
     assert await storage.get_data(key_of_user(42)) == {"count": 20}
 
 
-async def test_what_can_have_no_leases_is_refused() -> None:
+async def test_isolation_what_can_have_no_leases_is_refused() -> None:
     store: Any
     async with SQLiteStore() as store:
         for make in (BotSessionIsolation, lambda store: BotSessionStorage(store).create_isolation()):
@@ -273,7 +273,7 @@ async def test_what_can_have_no_leases_is_refused() -> None:
 
 
 @pytest.mark.parametrize("part", ["bot_id", "chat_id", "user_id", "thread_id", "business_connection_id", "destiny"])
-async def test_every_part_of_a_key_is_kept_apart(part: str, newest_url: str, prefix: str) -> None:
+async def test_isolation_every_part_of_a_key_is_kept_apart(part: str, newest_url: str, prefix: str) -> None:
     mine = {"bot_id": 1, "chat_id": 2, "user_id": 3, "thread_id": 4, "business_connection_id": "b", "destiny": "d"}
     other = {**mine, part: "x" if isinstance(mine[part], str) else 99}
     isolation = BotSessionIsolation.from_url(newest_url, prefix=prefix)
@@ -285,7 +285,7 @@ async def test_every_part_of_a_key_is_kept_apart(part: str, newest_url: str, pre
 # --- scenes, and aiogram_dialog
 
 
-async def test_scenes(newest_url: str, prefix: str) -> None:
+async def test_isolation_scenes(newest_url: str, prefix: str) -> None:
     async with (
         Process.running(newest_url, prefix, scenes()) as one,
         Process.running(newest_url, prefix, scenes()) as other,
@@ -302,7 +302,7 @@ async def test_scenes(newest_url: str, prefix: str) -> None:
         assert (one.said[-1], other.said[-1]) == ("Lobby, visit 2", "Bye")
 
 
-async def test_dialogs(newest_url: str, prefix: str, client: redis.asyncio.Redis) -> None:
+async def test_isolation_dialogs(newest_url: str, prefix: str, client: redis.asyncio.Redis) -> None:
     routers, messages = dialogs()
     async with Process.running(newest_url, prefix, *routers) as process:
         isolation = process.dispatcher.fsm.events_isolation
@@ -316,7 +316,7 @@ async def test_dialogs(newest_url: str, prefix: str, client: redis.asyncio.Redis
     assert [key async for key in client.scan_iter(f"{prefix}*:lock")] == []
 
 
-async def test_one_who_would_wait_for_himself_is_told(newest_url: str, prefix: str) -> None:
+async def test_isolation_one_who_would_wait_for_himself_is_told(newest_url: str, prefix: str) -> None:
     async def feeds(message: Message, state: FSMContext) -> None:
         await process.gets("again")
 

@@ -46,13 +46,13 @@ KEYS = st.builds(
 @given(KEYS)
 @settings(max_examples=300)
 @example(StorageKey(1, 2, 3, 0, "", ""))
-def test_a_storage_key_comes_back_from_the_ids_of_its_session(key: StorageKey) -> None:
+def test_aiogram_storage_key_comes_back_from_the_ids_of_its_session(key: StorageKey) -> None:
     assert key_of(*ids_of(key)) == key
 
 
 @given(KEYS, st.data())
 @settings(max_examples=300)
-def test_different_storage_keys_have_different_ids(key: StorageKey, data: st.DataObject) -> None:
+def test_aiogram_different_storage_keys_have_different_ids(key: StorageKey, data: st.DataObject) -> None:
     # Two that are alike but for one part are what a naive key would confuse.
     part = data.draw(st.sampled_from(list(vars(key))))
     other = data.draw(KEYS.map(lambda drawn: StorageKey(**{**vars(key), part: getattr(drawn, part)})))
@@ -69,7 +69,7 @@ def test_different_storage_keys_have_different_ids(key: StorageKey, data: st.Dat
 @example("42", "777")
 @example("42", "777.-42.ddefault")
 @example("me", "777.-42")
-def test_ids_are_those_of_a_storage_key_or_refused(user_id: str, channel_id: str) -> None:
+def test_aiogram_ids_are_those_of_a_storage_key_or_refused(user_id: str, channel_id: str) -> None:
     try:
         key = key_of(user_id, channel_id)
     except ValueError as error:
@@ -78,7 +78,7 @@ def test_ids_are_those_of_a_storage_key_or_refused(user_id: str, channel_id: str
         assert ids_of(key) == (user_id, channel_id)
 
 
-def test_ids_can_be_read() -> None:
+def test_aiogram_ids_can_be_read() -> None:
     assert ids_of(KEY) == ("42", "777.-42")
     assert ids_of(StorageKey(777, -42, 42, 5, "biz", "aiogd:stack:")) == ("42", "777.-42.t5.bbiz.daiogd%3Astack%3A")
 
@@ -144,7 +144,7 @@ async def differ(storages: Iterable[BaseStorage], user_id: int, script: list[tup
         assert others == [first] * len(others), f"{method}{arguments}"
 
 
-def test_whatever_is_done_aiograms_own_says_the_same(newest_url: str, prefix: str) -> None:
+def test_aiogram_whatever_is_done_aiograms_own_says_the_same(newest_url: str, prefix: str) -> None:
     users = itertools.count(1)
     with asyncio.Runner() as runner:
         store, memory = SessionStore.from_url(newest_url, prefix=prefix), MemorySessionStore()

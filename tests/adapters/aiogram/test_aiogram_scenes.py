@@ -168,7 +168,9 @@ def registration() -> Router:
     return router
 
 
-async def test_a_conversation_goes_on_in_another_process(newest_url: str, prefix: str, store: SessionStore, talk: Talk) -> None:
+async def test_aiogram_conversation_goes_on_in_another_process(
+    newest_url: str, prefix: str, store: SessionStore, talk: Talk
+) -> None:
     async with (
         running(newest_url, prefix, registration()) as one,
         running(newest_url, prefix, registration()) as other,
@@ -187,7 +189,7 @@ async def test_a_conversation_goes_on_in_another_process(newest_url: str, prefix
         assert await talk.say(other, "Ada") is None, "the conversation is over, for all"
 
 
-async def test_what_two_dispatchers_handle_at_once_is_all_kept(
+async def test_aiogram_what_two_dispatchers_handle_at_once_is_all_kept(
     newest_url: str, prefix: str, store: SessionStore, talk: Talk
 ) -> None:
     async with (
@@ -198,7 +200,7 @@ async def test_what_two_dispatchers_handle_at_once_is_all_kept(
     assert await everything(store) == {PRIVATE_KEY: {str(n): True for n in range(100)}}
 
 
-async def test_each_place_where_a_user_writes_is_a_session(
+async def test_aiogram_each_place_where_a_user_writes_is_a_session(
     newest_url: str, prefix: str, store: SessionStore, talk: Talk
 ) -> None:
     places: dict[StorageKey, dict[str, Any]] = {
@@ -216,7 +218,7 @@ async def test_each_place_where_a_user_writes_is_a_session(
     assert await store.clear(USER.id) == len(places)
 
 
-async def test_a_dispatcher_that_ends_closes_the_storage_that_was_made_for_it(newest_url: str, prefix: str, talk: Talk) -> None:
+async def test_aiogram_dispatcher_closes_its_storage_at_its_end(newest_url: str, prefix: str, talk: Talk) -> None:
     async with running(newest_url, prefix, registration()) as dispatcher:
         await talk.say(dispatcher, "/start")
     with pytest.raises(SessionError):
@@ -270,7 +272,7 @@ def scenes() -> Router:
     return router
 
 
-async def test_scenes_and_their_history_go_on_in_another_process(
+async def test_aiogram_scenes_and_their_history_go_on_in_another_process(
     newest_url: str, prefix: str, store: SessionStore, talk: Talk
 ) -> None:
     history = StorageKey(BOT_ID, 42, 42, destiny="scenes_history")
@@ -364,7 +366,7 @@ def of_dialog(kind: str, stored: dict[StorageKey, dict[str, Any]]) -> list[dict[
 
 
 @pytest.mark.usefixtures("distinct_intents")
-async def test_dialogs_go_on_in_another_process(newest_url: str, prefix: str, store: SessionStore, talk: Talk) -> None:
+async def test_aiogram_dialogs_go_on_in_another_process(newest_url: str, prefix: str, store: SessionStore, talk: Talk) -> None:
     async def click(client: BotClient, messages: MockMessageManager, message: Message, button: str) -> Message:
         await client.click(message, InlineButtonTextLocator(button))
         return messages.last_message()
@@ -398,7 +400,7 @@ async def test_dialogs_go_on_in_another_process(newest_url: str, prefix: str, st
         assert [stack["intents"] for stack in of_dialog("stack", stored)] in ([], [[]])
 
 
-async def test_every_dialog_session_has_a_ttl(newest_url: str, prefix: str, store: SessionStore, talk: Talk) -> None:
+async def test_aiogram_every_dialog_session_has_a_ttl(newest_url: str, prefix: str, store: SessionStore, talk: Talk) -> None:
     async with running_dialogs(newest_url, prefix, talk.bot) as (client, _):
         await client.send("/start")
     async with redis.asyncio.Redis.from_url(newest_url) as redis_client:

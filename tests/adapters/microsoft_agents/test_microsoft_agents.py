@@ -139,7 +139,7 @@ async def as_a_turn(call: Any) -> Any:
 
 
 @pytest.mark.parametrize("make", [list, tuple, set, frozenset, dict.fromkeys, iter, lambda keys: (key for key in keys)])
-async def test_keys_come_in_any_iterable(storage: BotSessionStorage, make: Callable[[list[str]], Iterable[str]]) -> None:
+async def test_agents_keys_come_in_any_iterable(storage: BotSessionStorage, make: Callable[[list[str]], Iterable[str]]) -> None:
     await storage.write({"a": Note(n=1), "b": Note(n=2), "c": Note(n=3)})
     found = await storage.read(make(["a", "b", "missing"]), target_cls=Note)
     assert {key: note.data for key, note in found.items()} == {"a": {"n": 1}, "b": {"n": 2}}
@@ -148,7 +148,9 @@ async def test_keys_come_in_any_iterable(storage: BotSessionStorage, make: Calla
 
 
 @pytest.mark.parametrize("keys", [None, [], (), set(), {}, [""], ["a", ""], {""}, [None]])
-async def test_no_keys_and_empty_keys_are_value_errors(storage: BotSessionStorage, store: SessionStore, keys: Any) -> None:
+async def test_agents_no_keys_and_empty_keys_are_value_errors(
+    storage: BotSessionStorage, store: SessionStore, keys: Any
+) -> None:
     with pytest.raises(ValueError, match=r"Keys are required when reading|key cannot be empty"):
         await storage.read(keys, target_cls=Note)
     with pytest.raises(ValueError, match=r"Keys are required when deleting|key cannot be empty"):
@@ -159,7 +161,7 @@ async def test_no_keys_and_empty_keys_are_value_errors(storage: BotSessionStorag
 
 
 @pytest.mark.parametrize("keys", [[1], [b"a"], "abc"])
-async def test_keys_that_are_no_strings_are_type_errors(storage: BotSessionStorage, keys: Any) -> None:
+async def test_agents_keys_that_are_no_strings_are_type_errors(storage: BotSessionStorage, keys: Any) -> None:
     for call in (storage.read(keys, target_cls=Note), storage.delete(keys)):
         with pytest.raises(TypeError, match="must be"):
             await call
@@ -216,9 +218,7 @@ async def run(storage: Storage, calls: list[Any]) -> list[Any]:
 # The server is the same for all examples, each has keys of its own.
 @settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(calls=calls_of(KEYS, JSON))
-def test_one_turn_after_the_other_it_does_what_the_memory_storage_of_the_sdk_does(
-    newest_url: str, on_conflict: Any, calls: list[Any]
-) -> None:
+def test_agents_does_what_memory_storage_does(newest_url: str, on_conflict: Any, calls: list[Any]) -> None:
     async def on_redis() -> list[Any]:
         prefix = f"test:{uuid.uuid4().hex}:"
         async with BotSessionStorage.from_url(newest_url, prefix=prefix, on_conflict=on_conflict) as storage:
@@ -227,7 +227,7 @@ def test_one_turn_after_the_other_it_does_what_the_memory_storage_of_the_sdk_doe
     assert asyncio.run(on_redis()) == asyncio.run(run(MemoryStorage(), calls))
 
 
-async def test_what_is_changed_after_a_write_or_a_read_is_not_stored(storage: BotSessionStorage) -> None:
+async def test_agents_what_is_changed_after_a_write_or_a_read_is_not_stored(storage: BotSessionStorage) -> None:
     note = Note(words=["a"])
     await storage.write({KEY: note})
     note.data["words"].append("b")
@@ -237,7 +237,7 @@ async def test_what_is_changed_after_a_write_or_a_read_is_not_stored(storage: Bo
 
 
 @pytest.mark.parametrize("json", [[1], "text", None, 7])
-async def test_json_that_is_no_dict_is_refused_and_nothing_is_written(storage: BotSessionStorage, json: Any) -> None:
+async def test_agents_json_that_is_no_dict_is_refused_and_nothing_is_written(storage: BotSessionStorage, json: Any) -> None:
     note = Note()
     note.data = json
     with pytest.raises(TypeError, match=r"'bad'.*must be a dict"):
@@ -245,14 +245,14 @@ async def test_json_that_is_no_dict_is_refused_and_nothing_is_written(storage: B
     assert await data_of(storage, "good") is None
 
 
-async def test_what_cannot_be_stored_keeps_the_other_items_of_the_call_back(storage: BotSessionStorage) -> None:
+async def test_agents_one_bad_item_keeps_back_the_whole_call(storage: BotSessionStorage) -> None:
     with pytest.raises(SerializationError) as caught:
         await storage.write({"good": Note(n=1), "bad": Note(cart=[object()])})
     assert caught.value.path == "cart[0]"
     assert await data_of(storage, "good") is None
 
 
-async def test_an_error_for_one_item_says_what_became_of_the_others(
+async def test_agents_error_for_one_item_says_what_became_of_the_others(
     storage: BotSessionStorage, other: BotSessionStorage
 ) -> None:
     await storage.write({"a": Note(n=1), "b": Note(n=1), "c": Note(n=1)})
@@ -269,7 +269,7 @@ async def test_an_error_for_one_item_says_what_became_of_the_others(
 # Keys
 
 
-async def test_every_key_is_an_item_of_its_own(storage: BotSessionStorage) -> None:
+async def test_agents_every_key_is_an_item_of_its_own(storage: BotSessionStorage) -> None:
     tails = ("", "/", "//", "/state", "/users/x", "/users/x/", "/users/x/y", "/conversations/x")
     keys = [*dict.fromkeys([*ODD_IDS, *(f"{odd}{tail}" for odd in ODD_IDS for tail in tails), "a/users/", "/users/a", "state"])]
     await storage.write({key: Note(key=key) for key in keys})
@@ -288,7 +288,9 @@ async def test_clear_removes_what_belongs_to_one_user_and_nothing_else(storage: 
 # Turns at once
 
 
-async def test_turns_that_change_different_properties_all_count(storage: BotSessionStorage, other: BotSessionStorage) -> None:
+async def test_agents_turns_that_change_different_properties_all_count(
+    storage: BotSessionStorage, other: BotSessionStorage
+) -> None:
     await storage.write({KEY: Note(start=0, gone=1, stays={"deep": [1]})})
     storages = storage, other, storage
     notes = [await read(where) for where in storages]
@@ -313,7 +315,7 @@ CLASHES: dict[str, tuple[Callable[[dict[str, Any]], Any], Callable[[dict[str, An
 
 
 @pytest.mark.parametrize("name", CLASHES)
-async def test_turns_that_change_the_same_property_conflict_and_nothing_is_written(
+async def test_agents_turns_changing_one_property_conflict(
     storage: BotSessionStorage, other: BotSessionStorage, name: str
 ) -> None:
     await storage.write({KEY: Note(n=0, deep={"a": []}, more=0)})
@@ -331,9 +333,7 @@ async def test_turns_that_change_the_same_property_conflict_and_nothing_is_writt
         await other.write({KEY: second})
 
 
-async def test_turns_that_change_the_same_property_to_the_same_value_agree(
-    storage: BotSessionStorage, other: BotSessionStorage
-) -> None:
+async def test_agents_turns_that_set_the_same_value_agree(storage: BotSessionStorage, other: BotSessionStorage) -> None:
     await storage.write({KEY: Note(step="name", gone=1)})
     first, second = await read(storage), await read(other)
     for note in first, second:
@@ -346,7 +346,7 @@ async def test_turns_that_change_the_same_property_to_the_same_value_agree(
 
 
 @pytest.mark.parametrize("add", [lambda data: data.update(n=data["n"] + 1), lambda data: data["all"].append(1)])
-async def test_turns_that_count_from_the_same_value_conflict(
+async def test_agents_turns_that_count_from_the_same_value_conflict(
     storage: BotSessionStorage, other: BotSessionStorage, add: Callable[[dict[str, Any]], None]
 ) -> None:
     await storage.write({KEY: Note(n=0, all=[])})
@@ -362,7 +362,9 @@ async def test_turns_that_count_from_the_same_value_conflict(
     assert (await data_of(storage)) in ({"n": 2, "all": []}, {"n": 0, "all": [1, 1]})
 
 
-async def test_asked_to_raise_it_raises_whatever_others_have_changed(store: SessionStore, other: BotSessionStorage) -> None:
+async def test_agents_asked_to_raise_it_raises_whatever_others_have_changed(
+    store: SessionStore, other: BotSessionStorage
+) -> None:
     storage = BotSessionStorage(store, on_conflict="raise")
     await storage.write({KEY: Note(n=0)})
     first, second = await read(storage), await read(other)
@@ -380,7 +382,7 @@ async def test_asked_to_raise_it_raises_whatever_others_have_changed(store: Sess
     assert await data_of(storage) == {"n": 0, "b": 1, "a": 2}
 
 
-async def test_asked_to_overwrite_the_last_one_wins_as_with_the_sdk(store: SessionStore) -> None:
+async def test_agents_asked_to_overwrite_the_last_one_wins_as_with_the_sdk(store: SessionStore) -> None:
     storage = BotSessionStorage(store, on_conflict="overwrite")
     await storage.write({KEY: Note(n=0)})
     first, second = await read(storage), await read(storage)
@@ -394,7 +396,9 @@ async def test_asked_to_overwrite_the_last_one_wins_as_with_the_sdk(store: Sessi
     assert await data_of(storage) == {"n": 0, "a": 1}
 
 
-async def test_what_another_turn_has_deleted_does_not_come_back(storage: BotSessionStorage, other: BotSessionStorage) -> None:
+async def test_agents_what_another_turn_has_deleted_does_not_come_back(
+    storage: BotSessionStorage, other: BotSessionStorage
+) -> None:
     await storage.write({KEY: Note(n=0)})
     first, second = await read(storage), await read(storage)
     await other.delete([KEY])
@@ -410,7 +414,7 @@ async def test_what_another_turn_has_deleted_does_not_come_back(storage: BotSess
 
 
 @pytest.mark.parametrize("on_conflict", ["merge", "raise"])
-async def test_what_this_turn_has_made_and_another_deleted_does_not_come_back(
+async def test_agents_own_item_deleted_by_another_stays_deleted(
     store: SessionStore, other: BotSessionStorage, on_conflict: Any
 ) -> None:
     storage = BotSessionStorage(store, on_conflict=on_conflict)
@@ -425,7 +429,7 @@ async def test_what_this_turn_has_made_and_another_deleted_does_not_come_back(
     assert await data_of(storage) is None
 
 
-async def test_what_is_deleted_while_a_merge_looks_at_it_does_not_come_back(newest_url: str, prefix: str) -> None:
+async def test_agents_item_deleted_during_a_merge_stays_deleted(newest_url: str, prefix: str) -> None:
     class Watched(SessionStore):
         async def load(self, *ids: Any, touch: bool = False) -> Any:
             loaded = await super().load(*ids, touch=touch)
@@ -444,7 +448,7 @@ async def test_what_is_deleted_while_a_merge_looks_at_it_does_not_come_back(newe
         assert await data_of(storage) is None
 
 
-async def test_a_state_that_expires_while_it_is_written_is_gone() -> None:
+async def test_agents_state_that_expires_while_it_is_written_is_gone() -> None:
     class Expiring(MemorySessionStore):
         async def write(self, *ids: Any) -> int:
             # What a store says when the session's own deadline has just passed.
@@ -460,7 +464,7 @@ async def test_a_state_that_expires_while_it_is_written_is_gone() -> None:
 
 
 @pytest.mark.parametrize(("overtaken", "kept"), [(5, True), (200, False)])
-async def test_a_merge_is_tried_again_where_others_are_faster_but_not_for_ever(
+async def test_agents_merge_is_retried_a_bounded_number_of_times(
     newest_url: str, prefix: str, overtaken: int, kept: bool
 ) -> None:
     class Overtaken(SessionStore):
@@ -483,7 +487,7 @@ async def test_a_merge_is_tried_again_where_others_are_faster_but_not_for_ever(
         assert ("ours" in await data_of(storage)) is kept
 
 
-async def test_an_item_can_be_written_again_and_again(storage: BotSessionStorage, other: BotSessionStorage) -> None:
+async def test_agents_item_can_be_written_again_and_again(storage: BotSessionStorage, other: BotSessionStorage) -> None:
     await storage.write({KEY: Note(n=0)})
     note = await read(storage)
     for n in range(1, 4):
@@ -496,9 +500,7 @@ async def test_an_item_can_be_written_again_and_again(storage: BotSessionStorage
     assert await data_of(storage) == {"n": 3, "other 1": 1, "other 2": 2, "other 3": 3}
 
 
-async def test_what_a_merge_has_let_stand_is_no_more_overwritten_later(
-    storage: BotSessionStorage, other: BotSessionStorage
-) -> None:
+async def test_agents_later_writes_keep_what_a_merge_kept(storage: BotSessionStorage, other: BotSessionStorage) -> None:
     await storage.write({KEY: Note(n=0)})
     first, second = await read(storage), await read(other)
     second.data["theirs"] = 1
@@ -515,16 +517,14 @@ async def test_what_a_merge_has_let_stand_is_no_more_overwritten_later(
         await storage.write({KEY: first})
 
 
-async def test_a_write_without_changes_writes_nothing(storage: BotSessionStorage, store: SessionStore) -> None:
+async def test_agents_write_without_changes_writes_nothing(storage: BotSessionStorage, store: SessionStore) -> None:
     await storage.write({KEY: Note(words={"b", "a", "c"}, n=1)})
     before = await store.get(KEY, "state")
     await storage.write({KEY: await read(storage)})
     assert await store.get(KEY, "state") == before
 
 
-async def test_turns_at_once_that_found_nothing_do_not_replace_each_other(
-    storage: BotSessionStorage, other: BotSessionStorage
-) -> None:
+async def test_agents_turns_that_found_nothing_merge(storage: BotSessionStorage, other: BotSessionStorage) -> None:
     both_have_read = asyncio.Barrier(2)
 
     async def turn(storage: BotSessionStorage, **changes: Any) -> None:
@@ -542,7 +542,9 @@ async def test_turns_at_once_that_found_nothing_do_not_replace_each_other(
     assert [type(result) for result in results if result] == [VersionConflict]
 
 
-async def test_an_item_that_was_never_read_replaces_what_is_there(storage: BotSessionStorage, other: BotSessionStorage) -> None:
+async def test_agents_item_that_was_never_read_replaces_what_is_there(
+    storage: BotSessionStorage, other: BotSessionStorage
+) -> None:
     await storage.write({KEY: Note(a=1)})
     await storage.write({KEY: Note(b=1)})
     assert await as_a_turn(data_of(storage)) == {"b": 1}
@@ -565,7 +567,7 @@ async def test_an_item_that_was_never_read_replaces_what_is_there(storage: BotSe
     assert await data_of(storage, "copy") == {"b": 1, "c": 1}
 
 
-async def test_no_turn_knows_what_another_has_not_found(storage: BotSessionStorage, other: BotSessionStorage) -> None:
+async def test_agents_no_turn_knows_what_another_has_not_found(storage: BotSessionStorage, other: BotSessionStorage) -> None:
     # What a program looks at before its turns is known to all of them.
     assert await data_of(storage, "before the turns") is None
     assert await as_a_turn(data_of(storage)) is None
@@ -574,7 +576,7 @@ async def test_no_turn_knows_what_another_has_not_found(storage: BotSessionStora
     assert await data_of(storage) == {"b": 1}
 
 
-async def test_a_task_that_lives_long_does_not_remember_all_that_it_has_not_found(storage: BotSessionStorage) -> None:
+async def test_agents_long_tasks_forget_absent_keys(storage: BotSessionStorage) -> None:
     keys = [str(n) for n in range(1000)]
     assert await storage.read(keys, target_cls=Note) == {}
     marks = microsoft_agents._marks.get()
@@ -582,7 +584,7 @@ async def test_a_task_that_lives_long_does_not_remember_all_that_it_has_not_foun
     assert 0 < len(marks) <= 100
 
 
-async def test_a_state_that_was_loaded_in_another_task_merges_too(storage: BotSessionStorage) -> None:
+async def test_agents_state_that_was_loaded_in_another_task_merges_too(storage: BotSessionStorage) -> None:
     states, contexts = [], []
     for name in "ab":
         state, context = UserState(storage), TurnContext(Adapter(), message("hi"))
@@ -596,7 +598,7 @@ async def test_a_state_that_was_loaded_in_another_task_merges_too(storage: BotSe
     assert await data_of(storage, USER_KEY) == {"a": 1, "b": 1}
 
 
-async def test_an_item_can_be_written_while_it_is_being_written(storage: BotSessionStorage) -> None:
+async def test_agents_item_can_be_written_while_it_is_being_written(storage: BotSessionStorage) -> None:
     await storage.write({KEY: Note(n=0)})
     note = await read(storage)
     writes = []
@@ -608,7 +610,7 @@ async def test_an_item_can_be_written_while_it_is_being_written(storage: BotSess
     assert await data_of(storage) == {"n": 5}
 
 
-async def test_a_turn_that_deletes_an_item_may_write_it_again(storage: BotSessionStorage) -> None:
+async def test_agents_turn_that_deletes_an_item_may_write_it_again(storage: BotSessionStorage) -> None:
     await storage.write({KEY: Note(a=1)})
     note = await read(storage)
     await storage.delete([KEY])
@@ -616,7 +618,7 @@ async def test_a_turn_that_deletes_an_item_may_write_it_again(storage: BotSessio
     assert await data_of(storage) == {"a": 1}
 
 
-async def test_items_are_told_apart_by_identity_and_forgotten_with_their_end(storage: BotSessionStorage) -> None:
+async def test_agents_items_are_tracked_by_identity(storage: BotSessionStorage) -> None:
     await storage.write({KEY: Note(n=0), "other": Note(n=0), "model": Model(name="x", steps=[1])})
     notes = await storage.read([KEY, "other"], target_cls=Note)
     model = await read(storage, "model", Model)
@@ -633,14 +635,14 @@ async def test_items_are_told_apart_by_identity_and_forgotten_with_their_end(sto
     assert len(storage._baselines) == 0
 
 
-async def test_items_without_weak_references_are_refused_unless_they_may_overwrite(store: SessionStore) -> None:
+async def test_agents_refuses_items_without_weak_references(store: SessionStore) -> None:
     await BotSessionStorage(store).write({KEY: Note(n=1)})
     with pytest.raises(TypeError, match=r"Slotted.*weak references"):
         await read(BotSessionStorage(store), KEY, Slotted)
     assert (await read(BotSessionStorage(store, on_conflict="overwrite"), KEY, Slotted)).data == {"n": 1}
 
 
-async def test_a_store_without_packed_values_will_do(newest_url: str) -> None:
+async def test_agents_store_without_packed_values_will_do(newest_url: str) -> None:
     class Plain(MemorySessionStore):
         async def load(self, *ids: Any, touch: bool = False) -> Any:
             loaded = await super().load(*ids, touch=touch)
@@ -662,7 +664,7 @@ async def test_a_store_without_packed_values_will_do(newest_url: str) -> None:
 
 
 @pytest.mark.parametrize("on_conflict", ["merge", "raise", "overwrite"])
-async def test_an_etag_is_the_version_that_a_write_needs(
+async def test_agents_etag_is_the_version_that_a_write_needs(
     store: SessionStore, other: BotSessionStorage, on_conflict: Any
 ) -> None:
     storage = BotSessionStorage(store, on_conflict=on_conflict)
@@ -710,13 +712,13 @@ async def test_an_etag_is_the_version_that_a_write_needs(
 
 
 @pytest.mark.parametrize("tag", ["x", "-1", "1.5", 7, "٣"])
-async def test_an_etag_that_is_none_is_a_value_error(storage: BotSessionStorage, tag: Any) -> None:
+async def test_agents_etag_that_is_none_is_a_value_error(storage: BotSessionStorage, tag: Any) -> None:
     with pytest.raises(ValueError, match="e_tag"):
         await storage.write({KEY: Tagged(tag, n=1)})
     assert await data_of(storage) is None
 
 
-async def test_an_etag_that_cannot_be_set_is_left_alone(storage: BotSessionStorage) -> None:
+async def test_agents_etag_that_cannot_be_set_is_left_alone(storage: BotSessionStorage) -> None:
     class Fixed(Note):
         e_tag = property(lambda self: "*")
 
@@ -819,9 +821,7 @@ class Agent:
         await self.app.proactive.store_conversation(context)
 
 
-async def test_an_application_keeps_its_state_between_turns_and_over_a_restart(
-    storage: BotSessionStorage, other: BotSessionStorage
-) -> None:
+async def test_agents_application_keeps_its_state_over_a_restart(storage: BotSessionStorage, other: BotSessionStorage) -> None:
     agent = Agent(storage)
     await agent.hear("set name Ada")
     await agent.hear("set city London")
@@ -831,7 +831,7 @@ async def test_an_application_keeps_its_state_between_turns_and_over_a_restart(
     assert agent.errors == []
 
 
-async def test_the_same_application_on_the_memory_storage_says_the_same(storage: BotSessionStorage) -> None:
+async def test_agents_same_application_on_the_memory_storage_says_the_same(storage: BotSessionStorage) -> None:
     texts = ("say", "set a 1", "set b 2", "set a 1", "say", "forget", "say", "set c 3", "say", "anew", "say")
     answers = [[await agent.hear(text) for text in texts] for agent in (Agent(storage), Agent(MemoryStorage()))]
     # Where a state was deleted and made anew in one turn, the SDK's own has nothing else in it, either.
@@ -840,7 +840,9 @@ async def test_the_same_application_on_the_memory_storage_says_the_same(storage:
 
 
 @pytest.mark.parametrize("start", ["new", "there"])
-async def test_two_applications_at_once_lose_nothing(storage: BotSessionStorage, other: BotSessionStorage, start: str) -> None:
+async def test_agents_two_applications_at_once_lose_nothing(
+    storage: BotSessionStorage, other: BotSessionStorage, start: str
+) -> None:
     agents = [Agent(storage), Agent(other)]
     if start == "there":
         await agents[0].hear("set start 1")
@@ -855,7 +857,7 @@ async def test_two_applications_at_once_lose_nothing(storage: BotSessionStorage,
 
 
 @pytest.mark.parametrize("start", ["new", "there"])
-async def test_two_applications_that_set_the_same_property_at_once_conflict(
+async def test_agents_applications_setting_one_property_conflict(
     storage: BotSessionStorage, other: BotSessionStorage, start: str
 ) -> None:
     agents = [Agent(storage), Agent(other)]
@@ -873,7 +875,7 @@ async def test_two_applications_that_set_the_same_property_at_once_conflict(
     assert (await read(storage, KEY, CachedAgentState)).state == {"winner": winner}
 
 
-async def test_a_conversation_that_another_turn_deletes_does_not_come_back(
+async def test_agents_conversation_deleted_by_another_turn_stays_so(
     storage: BotSessionStorage, other: BotSessionStorage
 ) -> None:
     agent = Agent(storage)
@@ -889,9 +891,7 @@ async def test_a_conversation_that_another_turn_deletes_does_not_come_back(
     assert await read(storage, KEY, CachedAgentState) is None
 
 
-async def test_what_a_turn_deletes_stays_deleted_though_the_sdk_saves_it_afterwards(
-    storage: BotSessionStorage, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_agents_deleted_state_is_not_saved_again(storage: BotSessionStorage, caplog: pytest.LogCaptureFixture) -> None:
     agent = Agent(storage)
     await agent.hear("set name Ada")
     await agent.hear("delete")
@@ -904,7 +904,7 @@ async def test_what_a_turn_deletes_stays_deleted_though_the_sdk_saves_it_afterwa
     assert await agent.hear("say") == "{'name': 'Eve'} 2"
 
 
-async def test_an_accessor_of_a_property_works_in_a_context(storage: BotSessionStorage) -> None:
+async def test_agents_accessor_of_a_property_works_in_a_context(storage: BotSessionStorage) -> None:
     async def turn(change: str) -> Any:
         context = TurnContext(Adapter(), message("hi"))
         state = UserState(storage)
@@ -918,7 +918,7 @@ async def test_an_accessor_of_a_property_works_in_a_context(storage: BotSessionS
     assert await turn("b") == {"words": ["a", "b"]}
 
 
-async def test_conversations_of_proactive_messages_are_kept(storage: BotSessionStorage) -> None:
+async def test_agents_conversations_of_proactive_messages_are_kept(storage: BotSessionStorage) -> None:
     agent = Agent(storage)
     for _ in range(2):
         await agent.hear("follow")
@@ -971,11 +971,11 @@ async def properties_kept(url: str, prefix: str, mode: str) -> int:
         return len(await data_of(storage))
 
 
-async def test_a_hundred_turns_of_two_processes_are_all_kept(newest_url: str, prefix: str) -> None:
+async def test_agents_hundred_turns_of_two_processes_are_all_kept(newest_url: str, prefix: str) -> None:
     assert await properties_kept(newest_url, prefix, "merge") == 100
 
 
-async def test_the_states_of_the_sdk_overwrite_each_other_where_asked_to(newest_url: str, prefix: str) -> None:
+async def test_agents_states_of_the_sdk_overwrite_each_other_where_asked_to(newest_url: str, prefix: str) -> None:
     # What the merge is for: the SDK writes whole states.
     assert await properties_kept(newest_url, prefix, "overwrite") < 100
 
@@ -983,7 +983,7 @@ async def test_the_states_of_the_sdk_overwrite_each_other_where_asked_to(newest_
 # The storage's own life
 
 
-async def test_it_closes_only_the_store_that_it_has_made(newest_url: str, prefix: str, store: SessionStore) -> None:
+async def test_agents_closes_only_the_store_that_it_has_made(newest_url: str, prefix: str, store: SessionStore) -> None:
     async with BotSessionStorage(store) as storage:
         await storage.write({KEY: Note(n=1)})
     assert await data_of(BotSessionStorage(store)) == {"n": 1}
@@ -993,7 +993,7 @@ async def test_it_closes_only_the_store_that_it_has_made(newest_url: str, prefix
         await data_of(owner)
 
 
-async def test_items_last_unless_a_ttl_is_given_and_a_read_renews_it(newest_url: str, prefix: str) -> None:
+async def test_agents_items_last_unless_a_ttl_is_given_and_a_read_renews_it(newest_url: str, prefix: str) -> None:
     async with (
         BotSessionStorage.from_url(newest_url, prefix=prefix) as lasting,
         BotSessionStorage.from_url(newest_url, prefix=prefix, ttl=1000) as rolling,
@@ -1010,7 +1010,7 @@ async def test_items_last_unless_a_ttl_is_given_and_a_read_renews_it(newest_url:
         assert await client.pttl(key) > 5_000
 
 
-async def test_bad_arguments_are_told(store: SessionStore) -> None:
+async def test_agents_bad_arguments_are_told(store: SessionStore) -> None:
     with pytest.raises(ValueError, match="on_conflict"):
         BotSessionStorage(store, on_conflict="ignore")  # type: ignore[arg-type] # on purpose
     with pytest.raises(TypeError, match="from_url"):

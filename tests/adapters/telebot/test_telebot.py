@@ -68,7 +68,7 @@ async def storage(request: pytest.FixtureRequest, newest_url: str, prefix: str) 
 
 
 @pytest.mark.parametrize(("ours", "telebots"), [(AsyncBotSessionStorage, AsyncOracle), (BotSessionStorage, Oracle)])
-def test_the_methods_take_what_telebots_own_take(ours: type, telebots: type) -> None:
+def test_telebot_methods_take_what_telebots_own_take(ours: type, telebots: type) -> None:
     theirs = {name: method for name, method in vars(telebots).items() if not name.startswith("_")}
     assert len(theirs) == 8
     for name, method in theirs.items():
@@ -86,13 +86,13 @@ class Mode(StatesGroup):
     ("state", "stored"),
     [("name", "name"), (7, 7), (True, True), (None, None), ((1, "a"), (1, "a")), (Mode.expert, "Mode:expert")],
 )
-async def test_a_state_comes_back_with_its_type(storage: Any, state: Any, stored: Any) -> None:
+async def test_telebot_state_comes_back_with_its_type(storage: Any, state: Any, stored: Any) -> None:
     assert await storage.set_state(CHAT, USER, state) is True
     found = await storage.get_state(CHAT, USER)
     assert (type(found), found) == (type(stored), stored)
 
 
-async def test_keys_and_values_come_back_with_their_types(storage: Any) -> None:
+async def test_telebot_keys_and_values_come_back_with_their_types(storage: Any) -> None:
     data = {
         "when": datetime(2026, 1, 2, tzinfo=UTC),
         "price": Decimal("9.90"),
@@ -110,14 +110,14 @@ async def test_keys_and_values_come_back_with_their_types(storage: Any) -> None:
     assert await storage.get_state(CHAT, USER) == "s"
 
 
-async def test_what_get_data_gives_is_a_copy(storage: Any) -> None:
+async def test_telebot_what_get_data_gives_is_a_copy(storage: Any) -> None:
     await storage.set_state(CHAT, USER, "s")
     await storage.set_data(CHAT, USER, "cart", ["apple"])
     (await storage.get_data(CHAT, USER))["cart"].append("pear")
     assert await storage.get_data(CHAT, USER) == {"cart": ["apple"]}
 
 
-async def test_data_need_a_state_first(storage: Any, store: SessionStore) -> None:
+async def test_telebot_data_need_a_state_first(storage: Any, store: SessionStore) -> None:
     with pytest.raises(RuntimeError, match=r"there is no state at .*\{42\}:-100\.b777.*set_state"):
         await storage.set_data(CHAT, USER, "k", 1, bot_id=BOT)
     assert await storage.save(CHAT, USER, {"k": 1}) is False
@@ -127,7 +127,9 @@ async def test_data_need_a_state_first(storage: Any, store: SessionStore) -> Non
 
 
 @pytest.mark.parametrize("how", ["set_state", "set_data", "save", "retrieve_data"])
-async def test_what_cannot_be_stored_is_refused_and_nothing_is_written(storage: Any, store: SessionStore, how: str) -> None:
+async def test_telebot_what_cannot_be_stored_is_refused_and_nothing_is_written(
+    storage: Any, store: SessionStore, how: str
+) -> None:
     await storage.set_state(CHAT, USER, "s")
     await storage.set_data(CHAT, USER, "old", 1)
     before = await store.get(USER, CHAT)
@@ -147,14 +149,14 @@ async def test_what_cannot_be_stored_is_refused_and_nothing_is_written(storage: 
 
 
 @pytest.mark.parametrize("data", [None, "text", [("a", 1)]])
-async def test_data_that_are_no_dict_are_refused(storage: Any, data: Any) -> None:
+async def test_telebot_data_that_are_no_dict_are_refused(storage: Any, data: Any) -> None:
     await storage.set_state(CHAT, USER, "s")
     with pytest.raises(TypeError, match="the data of a state are a dict, not"):
         await storage.save(CHAT, USER, data)
     assert await storage.get_data(CHAT, USER) == {}
 
 
-async def test_a_user_id_that_is_none_is_refused(storage: Any) -> None:
+async def test_telebot_user_id_that_is_none_is_refused(storage: Any) -> None:
     with pytest.raises(ValueError, match="user_id must not be empty"):
         await storage.set_state(CHAT, "", "s")
     with pytest.raises(TypeError, match="user_id must be str or int, not float"):
@@ -174,7 +176,7 @@ def as_telebot_sees_it(address: tuple[Any, ...]) -> tuple[Any, ...]:
 
 
 @given(st.lists(_addresses, min_size=2, max_size=8, unique_by=as_telebot_sees_it))
-def test_no_two_addresses_meet(different: list[tuple[Any, ...]]) -> None:
+def test_telebot_no_two_addresses_meet(different: list[tuple[Any, ...]]) -> None:
     async def fill() -> None:
         storage = AsyncBotSessionStorage(MemorySessionStore())
         for chat, user, *rest in different:
@@ -185,14 +187,14 @@ def test_no_two_addresses_meet(different: list[tuple[Any, ...]]) -> None:
     asyncio.run(fill())
 
 
-async def test_a_topic_and_a_bot_of_one_number_are_two(storage: Any) -> None:
+async def test_telebot_topic_and_a_bot_of_one_number_are_two(storage: Any) -> None:
     # In telebot's own storages, these are one.
     await storage.set_state(CHAT, USER, "topic", message_thread_id=7)
     await storage.set_state(CHAT, USER, "bot", bot_id=7)
     assert await storage.get_state(CHAT, USER, message_thread_id=7) == "topic"
 
 
-async def test_a_session_is_found_by_user_and_clears_with_the_user(storage: Any, store: SessionStore) -> None:
+async def test_telebot_session_is_found_by_user_and_clears_with_the_user(storage: Any, store: SessionStore) -> None:
     await storage.set_state(CHAT, USER, "a", bot_id=BOT, business_connection_id="bc", message_thread_id=5)
     await storage.set_state(USER, USER, "b", bot_id=BOT)
     assert sorted(await store.channels(USER)) == ["-100.b777.cbc.t5", "42.b777"]
@@ -203,7 +205,7 @@ async def test_a_session_is_found_by_user_and_clears_with_the_user(storage: Any,
 # retrieve_data
 
 
-async def test_two_handlers_at_once_keep_each_others_changes(storage: Any) -> None:
+async def test_telebot_two_handlers_at_once_keep_each_others_changes(storage: Any) -> None:
     await storage.set_state(CHAT, USER, "s")
     await storage.save(CHAT, USER, {"cart": ["apple"], "old": 1, "same": [1]})
     async with storage.get_interactive_data(CHAT, USER) as first, storage.get_interactive_data(CHAT, USER) as second:
@@ -214,7 +216,7 @@ async def test_two_handlers_at_once_keep_each_others_changes(storage: Any) -> No
     assert await storage.get_state(CHAT, USER) == "s"
 
 
-async def test_what_is_written_inside_of_retrieve_data_stays(storage: Any) -> None:
+async def test_telebot_what_is_written_inside_of_retrieve_data_stays(storage: Any) -> None:
     await storage.set_state(CHAT, USER, "s")
     await storage.save(CHAT, USER, {"before": 1, "other": 2})
     async with storage.get_interactive_data(CHAT, USER) as data:
@@ -230,7 +232,7 @@ async def test_what_is_written_inside_of_retrieve_data_stays(storage: Any) -> No
     assert await storage.get_data(CHAT, USER) == {"mine": 5}
 
 
-async def test_a_record_that_is_deleted_inside_of_retrieve_data_stays_deleted(
+async def test_telebot_retrieve_data_keeps_a_deleted_record_deleted(
     storage: Any, store: SessionStore, caplog: pytest.LogCaptureFixture
 ) -> None:
     await storage.set_state(CHAT, USER, "s")
@@ -245,7 +247,7 @@ async def test_a_record_that_is_deleted_inside_of_retrieve_data_stays_deleted(
     assert "hunter2" not in record.getMessage()
 
 
-async def test_a_record_that_was_created_in_place_of_the_one_retrieved_is_not_written_into(storage: Any) -> None:
+async def test_telebot_does_not_write_into_a_successor(storage: Any) -> None:
     await storage.set_state(CHAT, USER, "s")
     async with storage.get_interactive_data(CHAT, USER) as data:
         data["old"] = 1
@@ -255,7 +257,7 @@ async def test_a_record_that_was_created_in_place_of_the_one_retrieved_is_not_wr
     assert await storage.get_state(CHAT, USER) == "anew"
 
 
-async def test_a_record_that_is_created_inside_of_retrieve_data_gets_the_data(storage: Any) -> None:
+async def test_telebot_retrieve_data_saves_to_a_record_made_inside(storage: Any) -> None:
     async with storage.get_interactive_data(CHAT, USER) as data:
         await storage.set_state(CHAT, USER, "s")
         data["name"] = "Ada"
@@ -263,7 +265,7 @@ async def test_a_record_that_is_created_inside_of_retrieve_data_gets_the_data(st
     assert await storage.get_state(CHAT, USER) == "s"
 
 
-async def test_without_a_record_retrieve_data_creates_none_and_says_so(
+async def test_telebot_without_a_record_retrieve_data_creates_none_and_says_so(
     storage: Any, store: SessionStore, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with storage.get_interactive_data(CHAT, USER) as data:
@@ -275,7 +277,7 @@ async def test_without_a_record_retrieve_data_creates_none_and_says_so(
     assert ["never set" in message for message in caplog.messages] == [True]
 
 
-async def test_an_exception_in_retrieve_data_goes_on_and_saves_nothing(storage: Any) -> None:
+async def test_telebot_exception_in_retrieve_data_goes_on_and_saves_nothing(storage: Any) -> None:
     await storage.set_state(CHAT, USER, "s")
     await storage.set_data(CHAT, USER, "cart", ["apple"])
     with pytest.raises(ZeroDivisionError):
@@ -288,9 +290,7 @@ async def test_an_exception_in_retrieve_data_goes_on_and_saves_nothing(storage: 
     assert await storage.get_data(CHAT, USER) == {"cart": ["apple"]}
 
 
-async def test_reading_in_retrieve_data_writes_nothing_and_renews_the_ttl(
-    storage: Any, store: SessionStore, newest_url: str
-) -> None:
+async def test_telebot_retrieve_data_that_reads_renews_the_ttl_only(storage: Any, store: SessionStore, newest_url: str) -> None:
     await storage.set_state(CHAT, USER, "s")
     await storage.set_data(CHAT, USER, "name", "Ada")
     before = await store.get(USER, CHAT)
@@ -303,7 +303,7 @@ async def test_reading_in_retrieve_data_writes_nothing_and_renews_the_ttl(
     assert await store.get(USER, CHAT) == before
 
 
-def test_the_data_can_be_read_without_with(newest_url: str, prefix: str) -> None:
+def test_telebot_data_can_be_read_without_with(newest_url: str, prefix: str) -> None:
     # Programs do so with telebot's own for threads.
     with BotSessionStorage.from_url(newest_url, prefix=prefix) as storage:
         storage.set_state(CHAT, USER, "s")
@@ -328,7 +328,7 @@ async def test_from_url_keeps_records_unless_given_a_ttl(
             assert least <= left <= max(least * 1.1, -1)
 
 
-async def test_a_store_of_ones_own_stays_open(newest_url: str, prefix: str, store: SessionStore) -> None:
+async def test_telebot_store_of_ones_own_stays_open(newest_url: str, prefix: str, store: SessionStore) -> None:
     async with AsyncBotSessionStorage(store) as storage:
         await storage.set_state(CHAT, USER, "s")
     assert await storage.get_state(CHAT, USER) == "s"
@@ -338,7 +338,7 @@ async def test_a_store_of_ones_own_stays_open(newest_url: str, prefix: str, stor
         assert blocking.get_state(CHAT, USER) == "s"
 
 
-async def test_the_store_of_a_url_is_closed_with_the_storage(newest_url: str, prefix: str) -> None:
+async def test_telebot_store_of_a_url_is_closed_with_the_storage(newest_url: str, prefix: str) -> None:
     async with AsyncBotSessionStorage.from_url(newest_url, prefix=prefix) as storage:
         await storage.set_state(CHAT, USER, "s")
     with pytest.raises(Exception, match="closed"):
@@ -349,7 +349,7 @@ async def test_the_store_of_a_url_is_closed_with_the_storage(newest_url: str, pr
         blocking.get_state(CHAT, USER)
 
 
-async def test_the_wrong_kind_of_store_is_refused(newest_url: str, store: SessionStore) -> None:
+async def test_telebot_wrong_kind_of_store_is_refused(newest_url: str, store: SessionStore) -> None:
     with pytest.raises(
         TypeError, match=r"not redis_botsession\.store\.SessionStore \(for AsyncTeleBot: AsyncBotSessionStorage"
     ):

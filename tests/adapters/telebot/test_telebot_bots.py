@@ -207,7 +207,7 @@ def application(request: pytest.FixtureRequest, newest_url: str, prefix: str) ->
     return start
 
 
-async def test_a_flow_goes_on_after_a_restart(
+async def test_telebot_flow_goes_on_after_a_restart(
     application: Callable[[], Any], sent: list[str], newest_url: str, prefix: str
 ) -> None:
     async with application() as feed:
@@ -223,7 +223,7 @@ async def test_a_flow_goes_on_after_a_restart(
         assert await store.size() == 0
 
 
-async def test_an_exception_reaches_the_bots_handler_and_the_flow_can_go_on(
+async def test_telebot_exception_reaches_the_bots_handler_and_the_flow_can_go_on(
     application: Callable[[], Any], sent: list[str]
 ) -> None:
     async with application() as feed:
@@ -235,7 +235,7 @@ async def test_an_exception_reaches_the_bots_handler_and_the_flow_can_go_on(
     assert sent == ["name?", "age?", "Ada, 36, 2"]
 
 
-async def test_deleting_inside_of_retrieve_data_ends_the_flow(application: Callable[[], Any], sent: list[str]) -> None:
+async def test_telebot_deleting_inside_of_retrieve_data_ends_the_flow(application: Callable[[], Any], sent: list[str]) -> None:
     async with application() as feed:
         await feed(said("/start"))
         assert await feed(said("/cancel")) == []
@@ -243,7 +243,9 @@ async def test_deleting_inside_of_retrieve_data_ends_the_flow(application: Calla
     assert sent == ["name?", "cancelled", "/start?"]
 
 
-async def test_topics_and_business_chats_have_flows_of_their_own(application: Callable[[], Any], sent: list[str]) -> None:
+async def test_telebot_topics_and_business_chats_have_flows_of_their_own(
+    application: Callable[[], Any], sent: list[str]
+) -> None:
     topic: dict[str, Any] = {"message_thread_id": 777, "is_topic_message": True}
     async with application() as feed:
         await feed(said("/start"))
@@ -255,14 +257,14 @@ async def test_topics_and_business_chats_have_flows_of_their_own(application: Ca
     assert sent == ["name?", "/start?", "name?", "age?", "age?"]
 
 
-async def test_an_update_of_no_user_has_no_state(application: Callable[[], Any], sent: list[str]) -> None:
+async def test_telebot_update_of_no_user_has_no_state(application: Callable[[], Any], sent: list[str]) -> None:
     async with application() as feed:
         await feed(said("/start"))
         assert await feed(reactions_counted()) == []
     assert sent == ["name?"]
 
 
-def test_eight_threads_of_a_bot_lose_nothing(sent: list[str], newest_url: str, prefix: str) -> None:
+def test_telebot_eight_threads_of_a_bot_lose_nothing(sent: list[str], newest_url: str, prefix: str) -> None:
     threads, rounds = 8, 25
     with BotSessionStorage.from_url(newest_url, prefix=prefix) as storage:
         failures: Any = Failures()
@@ -326,7 +328,7 @@ with BotSessionStorage.from_url(url, prefix=prefix) as storage, ThreadPoolExecut
 
 
 @pytest.mark.parametrize("worker", [ASYNC_WORKER, SYNC_WORKER], ids=["async", "sync"])
-async def test_two_processes_lose_nothing(worker: str, newest_url: str, prefix: str) -> None:
+async def test_telebot_two_processes_lose_nothing(worker: str, newest_url: str, prefix: str) -> None:
     pipe = asyncio.subprocess.PIPE
     commands = [(sys.executable, "-c", worker, newest_url, prefix, str(n)) for n in range(2)]
     workers = [await asyncio.create_subprocess_exec(*command, stdin=pipe, stdout=pipe) for command in commands]

@@ -124,7 +124,7 @@ IN_THE_END: list[Call] = [(name, address) for name in ("get_state", "get_data") 
 
 @settings(max_examples=150)
 @given(program=programs)
-def test_the_async_storage_does_what_telebots_memory_storage_does(program: list[Call]) -> None:
+def test_telebot_async_storage_does_what_telebots_memory_storage_does(program: list[Call]) -> None:
     async def compare() -> None:
         oracle = AsyncOracle()
         async with MemorySessionStore(codec=registered_codec()) as store:
@@ -135,7 +135,7 @@ def test_the_async_storage_does_what_telebots_memory_storage_does(program: list[
     asyncio.run(compare())
 
 
-def test_the_sync_storage_does_what_telebots_memory_storage_does(newest_url: str) -> None:
+def test_telebot_sync_storage_does_what_telebots_memory_storage_does(newest_url: str) -> None:
     client = redis.Redis.from_url(newest_url)
 
     @settings(max_examples=50)

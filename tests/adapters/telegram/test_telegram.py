@@ -49,7 +49,7 @@ def persistence(newest_url: str, prefix: str) -> BotSessionPersistence:
 # --- What is kept
 
 
-async def test_all_data_survive_a_restart_with_their_types(newest_url: str, prefix: str) -> None:
+async def test_persistence_all_data_survive_a_restart_with_their_types(newest_url: str, prefix: str) -> None:
     def fill(context: Any) -> None:
         context.user_data.update(EVERYTHING)
         context.chat_data.update({("a", 1): [1, (2,)]})
@@ -66,7 +66,7 @@ async def test_all_data_survive_a_restart_with_their_types(newest_url: str, pref
         assert typed(app.bot_data) == typed({7: ("seven",)})
 
 
-async def test_where_things_are(persistence: BotSessionPersistence, store: SessionStore) -> None:
+async def test_persistence_where_things_are(persistence: BotSessionPersistence, store: SessionStore) -> None:
     async with running(persistence) as app:
         await handle(app, message("x", user=42), lambda context: context.user_data.update(a=1))
         await handle(app, message("x", user=42), lambda context: context.chat_data.update(b=2))
@@ -84,7 +84,7 @@ async def test_where_things_are(persistence: BotSessionPersistence, store: Sessi
         assert app.bot_data == {"d": 4}
 
 
-async def test_data_are_loaded_when_the_user_comes_where_nothing_is_preloaded(newest_url: str, prefix: str) -> None:
+async def test_persistence_without_preload_loads_when_needed(newest_url: str, prefix: str) -> None:
     async with running(BotSessionPersistence.from_url(newest_url, prefix=prefix)) as app:
         for user in (1, 2):
             await handle(app, message("x", user=user), lambda context: context.user_data.update(name="Ada", seen=[1]))
@@ -101,7 +101,7 @@ async def test_data_are_loaded_when_the_user_comes_where_nothing_is_preloaded(ne
         assert dict(app.user_data) == {1: {"name": "Ada", "seen": [1, 2]}, 2: {"name": "Ada", "seen": [1]}}
 
 
-async def test_bots_on_one_prefix_are_kept_apart_unless_told_otherwise(newest_url: str, prefix: str) -> None:
+async def test_persistence_keeps_bots_on_one_prefix_apart(newest_url: str, prefix: str) -> None:
     other = {**BOT, "id": 888}
     async with running(BotSessionPersistence.from_url(newest_url, prefix=prefix)) as app:
         await handle(app, message("x"), lambda context: context.user_data.update(a=1))
@@ -115,7 +115,7 @@ async def test_bots_on_one_prefix_are_kept_apart_unless_told_otherwise(newest_ur
         assert app.bot_data == {"b": 1}
 
 
-async def test_only_what_is_to_be_stored_is_stored(newest_url: str, prefix: str, store: SessionStore) -> None:
+async def test_persistence_only_what_is_to_be_stored_is_stored(newest_url: str, prefix: str, store: SessionStore) -> None:
     persistence = BotSessionPersistence.from_url(newest_url, prefix=prefix, store_data=PersistenceInput(chat_data=False))
     async with running(persistence) as app:
         await handle(app, message("x"), lambda context: (context.user_data.update(a=1), context.chat_data.update(b=1)))
@@ -123,7 +123,7 @@ async def test_only_what_is_to_be_stored_is_stored(newest_url: str, prefix: str,
     assert [ids async for ids in store.scan()] == [("42", "777.user_data")]
 
 
-async def test_a_ttl_is_renewed_by_each_use_and_there_is_none_unless_asked_for(newest_url: str, prefix: str) -> None:
+async def test_persistence_renews_a_ttl_and_has_none_by_default(newest_url: str, prefix: str) -> None:
     key = f"{prefix}{{42}}:777.user_data"
     async with redis.asyncio.Redis.from_url(newest_url) as client:
         async with running(BotSessionPersistence.from_url(newest_url, prefix=prefix)) as app:
@@ -136,7 +136,7 @@ async def test_a_ttl_is_renewed_by_each_use_and_there_is_none_unless_asked_for(n
             assert 990 <= await client.ttl(key) <= 1000
 
 
-async def test_one_damaged_session_keeps_nobody_else_from_the_bot(
+async def test_persistence_one_damaged_session_keeps_nobody_else_from_the_bot(
     newest_url: str, prefix: str, persistence: BotSessionPersistence, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with running(persistence) as app:
@@ -153,7 +153,7 @@ async def test_one_damaged_session_keeps_nobody_else_from_the_bot(
             await handle(app, message("x", user=1), lambda context: pytest.fail("it is not handled without its data"))
 
 
-async def test_everybody_is_loaded_at_the_start(persistence: BotSessionPersistence, store: SessionStore) -> None:
+async def test_persistence_everybody_is_loaded_at_the_start(persistence: BotSessionPersistence, store: SessionStore) -> None:
     users, foreign = range(1, 601), [("nobody", "777.user_data"), ("1", "778.user_data"), ("1", "chat")]
     await asyncio.gather(*(store.update(user, "777.user_data", {"n": user}) for user in users))
     await asyncio.gather(*(store.update(*ids, {"n": 0}) for ids in foreign))
@@ -161,7 +161,7 @@ async def test_everybody_is_loaded_at_the_start(persistence: BotSessionPersisten
         assert dict(app.user_data) == {user: {"n": user} for user in users}
 
 
-async def test_a_store_of_ones_own_kind_keeps_all_of_it() -> None:
+async def test_persistence_store_of_ones_own_kind_keeps_all_of_it() -> None:
     store = SQLiteStore(ttl=None)
     async with running(BotSessionPersistence(store)) as app:
         await handle(app, message("x"), lambda context: context.user_data.update(EVERYTHING))
@@ -184,7 +184,9 @@ async def calls_of(client: redis.asyncio.Redis) -> dict[str, int]:
     return {name: stats.get(f"cmdstat_{name}", {"calls": 0})["calls"] for name in ("evalsha", "hset", "hdel", "unlink")}
 
 
-async def test_nothing_is_written_when_nothing_has_changed(newest_url: str, persistence: BotSessionPersistence) -> None:
+async def test_persistence_nothing_is_written_when_nothing_has_changed(
+    newest_url: str, persistence: BotSessionPersistence
+) -> None:
     async with running(persistence) as app, redis.asyncio.Redis.from_url(newest_url) as client:
         await handle(app, message("x"), lambda context: context.user_data.update(a=[1], b={2}))
         await handle(app, message("x"), lambda context: context.bot_data.update({(1,): {"x": (1, 2)}}))
@@ -201,7 +203,7 @@ async def test_nothing_is_written_when_nothing_has_changed(newest_url: str, pers
         assert (await calls_of(client))["evalsha"] == before["evalsha"] + 1
 
 
-async def test_what_others_have_packed_otherwise_is_no_change(
+async def test_persistence_what_others_have_packed_otherwise_is_no_change(
     newest_url: str, prefix: str, persistence: BotSessionPersistence, store: SessionStore
 ) -> None:
     await store.update(42, "777.user_data", {"a": 1, "b": 1})
@@ -219,7 +221,7 @@ async def test_what_others_have_packed_otherwise_is_no_change(
     assert (await load(store, 42, "777.user_data")).data == {"a": 2, "b": 2}
 
 
-async def test_changes_are_written_at_intervals(newest_url: str, prefix: str, store: SessionStore) -> None:
+async def test_persistence_changes_are_written_at_intervals(newest_url: str, prefix: str, store: SessionStore) -> None:
     async def is_written() -> bool:
         return await store.get(42, "777.user_data") is not None
 
@@ -230,7 +232,7 @@ async def test_changes_are_written_at_intervals(newest_url: str, prefix: str, st
         await app.stop()
 
 
-async def test_a_value_that_cannot_be_stored_is_told_and_blocks_nobody(
+async def test_persistence_value_that_cannot_be_stored_is_told_and_blocks_nobody(
     persistence: BotSessionPersistence, store: SessionStore
 ) -> None:
     async with running(persistence) as app:
@@ -250,7 +252,7 @@ async def test_a_value_that_cannot_be_stored_is_told_and_blocks_nobody(
         assert (await load(store, 1, "777.user_data")).data == {"fine": 1, "other": 5}
 
 
-async def test_a_key_that_cannot_be_stored_is_told_too(persistence: BotSessionPersistence) -> None:
+async def test_persistence_key_that_cannot_be_stored_is_told_too(persistence: BotSessionPersistence) -> None:
     async with running(persistence) as app:
         await handle(app, message("x"), lambda context: context.user_data.update({complex(1): 1, "a": 1}))
         (error,) = await write(app)
@@ -261,7 +263,7 @@ async def test_a_key_that_cannot_be_stored_is_told_too(persistence: BotSessionPe
         assert dict(app.user_data) == {42: {"a": 1}}
 
 
-async def test_other_types_of_data_are_refused(persistence: BotSessionPersistence) -> None:
+async def test_persistence_other_types_of_data_are_refused(persistence: BotSessionPersistence) -> None:
     class Mine:
         pass
 
@@ -273,7 +275,7 @@ async def test_other_types_of_data_are_refused(persistence: BotSessionPersistenc
 # --- The store
 
 
-async def test_shutdown_closes_a_store_of_ones_own_and_the_next_start_opens_it(
+async def test_persistence_shutdown_closes_and_start_opens_its_store(
     newest_url: str, prefix: str, persistence: BotSessionPersistence
 ) -> None:
     before = asyncio.all_tasks()
@@ -291,13 +293,13 @@ async def test_shutdown_closes_a_store_of_ones_own_and_the_next_start_opens_it(
     gc.collect()
 
 
-async def test_shutdown_leaves_a_given_store_open(store: SessionStore) -> None:
+async def test_persistence_shutdown_leaves_a_given_store_open(store: SessionStore) -> None:
     async with running(BotSessionPersistence(store)) as app:
         await handle(app, message("x"), lambda context: context.user_data.update(a=1))
     assert (await load(store, 42, "777.user_data")).data == {"a": 1}
 
 
-async def test_what_is_no_store_and_no_bot_is_told() -> None:
+async def test_persistence_what_is_no_store_and_no_bot_is_told() -> None:
     with pytest.raises(TypeError, match=r"from_url"):
         BotSessionPersistence("redis://localhost")  # type: ignore[arg-type] # what is tested
     with pytest.raises(RuntimeError, match="bot_id="):

@@ -75,7 +75,7 @@ def with_steps(newest_url: str, prefix: str) -> BotSessionPersistence:
 
 
 @pytest.mark.parametrize("options", [{}, {"per_chat": False}, {"per_user": False}], ids=["both", "per_user", "per_chat"])
-async def test_a_conversation_goes_on_after_a_restart(
+async def test_conversations_conversation_goes_on_after_a_restart(
     options: dict[str, bool], newest_url: str, prefix: str, store: SessionStore
 ) -> None:
     for text in ("/start", "Ada", "ada@example.org"):
@@ -90,7 +90,7 @@ async def test_a_conversation_goes_on_after_a_restart(
 
 # Inline messages have no chat, whatever that warning says.
 @pytest.mark.filterwarnings("ignore:If 'per_message=True' is used, 'per_chat=True'")
-async def test_a_conversation_of_a_message_goes_on_after_a_restart(persistence: BotSessionPersistence) -> None:
+async def test_conversations_conversation_of_a_message_goes_on_after_a_restart(persistence: BotSessionPersistence) -> None:
     heard: list[str] = []
 
     async def first(_: Any, __: Any) -> tuple[str, int]:
@@ -123,7 +123,9 @@ async def test_a_conversation_of_a_message_goes_on_after_a_restart(persistence: 
         heard.clear()
 
 
-async def test_nested_conversations_go_on_after_a_restart(newest_url: str, prefix: str, store: SessionStore) -> None:
+async def test_conversations_nested_conversations_go_on_after_a_restart(
+    newest_url: str, prefix: str, store: SessionStore
+) -> None:
     says: list[str] = []
 
     def goes_to(state: Any, *words: str) -> Any:
@@ -158,7 +160,7 @@ async def test_nested_conversations_go_on_after_a_restart(newest_url: str, prefi
     assert [ids async for ids in store.scan()] == []
 
 
-async def test_keys_and_states_of_conversations_come_back_as_they_are(persistence: BotSessionPersistence) -> None:
+async def test_conversations_keys_and_states_keep_their_types(persistence: BotSessionPersistence) -> None:
     states: dict[tuple[int | str, ...], object] = {
         (1, 2): 0,
         (1, 2, 3): "state",
@@ -200,7 +202,7 @@ async def pressed(app: App, data: str) -> Any:
     return update.callback_query
 
 
-async def test_callback_data_survive_a_restart(newest_url: str, prefix: str, store: SessionStore) -> None:
+async def test_conversations_callback_data_survive_a_restart(newest_url: str, prefix: str, store: SessionStore) -> None:
     def persistence() -> BotSessionPersistence:
         return BotSessionPersistence.from_url(newest_url, prefix=prefix)
 
@@ -221,7 +223,7 @@ async def test_callback_data_survive_a_restart(newest_url: str, prefix: str, sto
     assert sum(name.startswith("keyboard ") for name in stored) == 1
 
 
-async def test_callback_data_come_back_as_what_they_were(newest_url: str, prefix: str) -> None:
+async def test_conversations_callback_data_come_back_as_what_they_were(newest_url: str, prefix: str) -> None:
     persistence = BotSessionPersistence(MemorySessionStore(cleanup_interval=None), bot_id=1)
     assert await persistence.get_callback_data() is None
     keyboards: list[tuple[str, float, dict[str, Any]]] = [("u1", 1.5, {"b1": (1,)}), ("u2", 2.5, {"b2": [2], "b3": None})]
@@ -232,7 +234,7 @@ async def test_callback_data_come_back_as_what_they_were(newest_url: str, prefix
     assert await persistence.get_callback_data() is None
 
 
-async def test_callback_data_of_two_processes_are_all_kept_and_what_is_evicted_goes(newest_url: str, prefix: str) -> None:
+async def test_conversations_callback_data_of_two_processes_are_kept(newest_url: str, prefix: str) -> None:
     first, second = (BotSessionPersistence.from_url(newest_url, prefix=prefix) for _ in range(2))
     async with running(first, arbitrary_callback_data=2) as one, running(second, arbitrary_callback_data=2) as two:
         (old,) = await send_buttons(one, "old")
@@ -247,7 +249,7 @@ async def test_callback_data_of_two_processes_are_all_kept_and_what_is_evicted_g
             assert (await pressed(third, newest)).data == "newest"
 
 
-async def test_one_button_that_cannot_be_stored_keeps_no_other_from_it(persistence: BotSessionPersistence) -> None:
+async def test_conversations_one_bad_button_costs_itself_alone(persistence: BotSessionPersistence) -> None:
     async with running(persistence, arbitrary_callback_data=True) as app:
         await send_buttons(app, complex(1))
         (fine,) = await send_buttons(app, "fine")

@@ -65,7 +65,9 @@ async def failing(newest_url: str, prefix: str) -> AsyncIterator[Failing]:
         await client.acl_deluser(name)
 
 
-async def test_what_could_not_be_written_is_told_and_written_later(failing: Failing, prefix: str, store: SessionStore) -> None:
+async def test_persistence_what_could_not_be_written_is_told_and_written_later(
+    failing: Failing, prefix: str, store: SessionStore
+) -> None:
     # With callback data, PTB has two things written at each run.
     async with running(BotSessionPersistence.from_url(failing.url, prefix=prefix), arbitrary_callback_data=True) as app:
         for user in range(1, 6):
@@ -86,9 +88,7 @@ async def test_what_could_not_be_written_is_told_and_written_later(failing: Fail
         assert await store.get(1, CHANNEL) == before_all
 
 
-async def test_what_is_newer_takes_the_place_of_what_could_not_be_written(
-    failing: Failing, prefix: str, store: SessionStore
-) -> None:
+async def test_persistence_newer_data_replace_failed_writes(failing: Failing, prefix: str, store: SessionStore) -> None:
     async with running(BotSessionPersistence.from_url(failing.url, prefix=prefix)) as app:
         await put(app, a=1, b=1, c=1)
         await write(app)
@@ -102,7 +102,7 @@ async def test_what_is_newer_takes_the_place_of_what_could_not_be_written(
         assert await stored(store) == {"a": 3, "b": 2, "c": 2}
 
 
-async def test_shutdown_says_what_it_could_not_write_and_can_be_done_again(
+async def test_persistence_shutdown_reports_failed_writes_and_retries(
     failing: Failing, prefix: str, store: SessionStore
 ) -> None:
     app = build(BotSessionPersistence.from_url(failing.url, prefix=prefix))
@@ -116,9 +116,7 @@ async def test_shutdown_says_what_it_could_not_write_and_can_be_done_again(
 
 
 @pytest.mark.parametrize("reply", ["lost", "there"])
-async def test_a_write_in_doubt_is_written_again_even_if_it_was_taken_back(
-    reply: str, newest_url: str, prefix: str, store: SessionStore
-) -> None:
+async def test_persistence_write_in_doubt_is_repeated(reply: str, newest_url: str, prefix: str, store: SessionStore) -> None:
     async with LosingProxy(newest_url) as proxy, running(BotSessionPersistence.from_url(proxy.url, prefix=prefix)) as app:
         await put(app, a=1, b=[1])
         await write(app)
@@ -137,9 +135,7 @@ async def test_a_write_in_doubt_is_written_again_even_if_it_was_taken_back(
         assert await stored(store) == {"a": 1, "b": [1]}
 
 
-async def test_a_drop_that_failed_is_done_later_and_nothing_comes_back_meanwhile(
-    failing: Failing, prefix: str, store: SessionStore
-) -> None:
+async def test_persistence_failed_drop_is_repeated_later(failing: Failing, prefix: str, store: SessionStore) -> None:
     async with running(BotSessionPersistence.from_url(failing.url, prefix=prefix)) as app:
         await put(app, 1, old=1)
         await put(app, 2, old=1, older=2)
@@ -167,7 +163,7 @@ async def test_a_drop_that_failed_is_done_later_and_nothing_comes_back_meanwhile
         assert await stored(store, 1) == {"old": 1}
 
 
-async def test_a_drop_that_is_done_is_not_done_again(failing: Failing, prefix: str, store: SessionStore) -> None:
+async def test_persistence_drop_that_is_done_is_not_done_again(failing: Failing, prefix: str, store: SessionStore) -> None:
     async with running(BotSessionPersistence.from_url(failing.url, prefix=prefix)) as app:
         await put(app, old=1)
         await write(app)
@@ -185,9 +181,7 @@ async def test_a_drop_that_is_done_is_not_done_again(failing: Failing, prefix: s
         assert await stored(store) == {"theirs": 1, "new": 1}
 
 
-async def test_what_could_not_be_written_is_given_up_if_it_was_dropped_meanwhile(
-    failing: Failing, prefix: str, store: SessionStore
-) -> None:
+async def test_persistence_drop_gives_up_failed_writes(failing: Failing, prefix: str, store: SessionStore) -> None:
     async with running(BotSessionPersistence.from_url(failing.url, prefix=prefix)) as app:
         await put(app, a=1)
         await write(app)
@@ -203,7 +197,7 @@ async def test_what_could_not_be_written_is_given_up_if_it_was_dropped_meanwhile
         assert await stored(store) is None
 
 
-async def test_a_step_of_a_conversation_that_could_not_be_written_is_written_later(failing: Failing, prefix: str) -> None:
+async def test_persistence_writes_a_failed_conversation_step_later(failing: Failing, prefix: str) -> None:
     persistence = BotSessionPersistence.from_url(failing.url, prefix=prefix)
     async with running(persistence):
         await persistence.update_conversation("c", (1, 2), "ends")
@@ -215,7 +209,7 @@ async def test_a_step_of_a_conversation_that_could_not_be_written_is_written_lat
         assert await persistence.get_conversations("c") == {(3, 4): "new"}
 
 
-async def test_what_is_refused_is_not_handled_with_old_data(failing: Failing, prefix: str) -> None:
+async def test_persistence_what_is_refused_is_not_handled_with_old_data(failing: Failing, prefix: str) -> None:
     async with running(BotSessionPersistence.from_url(failing.url, prefix=prefix)) as app:
         await put(app, a=1)
         async with failing.refusing("hgetall"):

@@ -155,5 +155,5 @@ class Machine(RuleBasedStateMachine):
             self.loop.close()
 
 
-def test_two_processes_are_merged_as_plain_dicts_are() -> None:
+def test_persistence_model_two_processes_are_merged_as_plain_dicts_are() -> None:
     run_state_machine_as_test(Machine, settings=settings(max_examples=120, stateful_step_count=30, deadline=None))

@@ -48,7 +48,9 @@ def persistence_of(app: App) -> BotSessionPersistence:
 
 
 @pytest.mark.parametrize("preload", [True, False])
-async def test_two_applications_keep_each_others_keys(newest_url: str, prefix: str, store: SessionStore, preload: bool) -> None:
+async def test_persistence_two_applications_keep_each_others_keys(
+    newest_url: str, prefix: str, store: SessionStore, preload: bool
+) -> None:
     def change(name: str) -> Any:
         def callback(context: Any) -> None:
             for data in (context.user_data, context.chat_data, context.bot_data):
@@ -89,7 +91,7 @@ asyncio.run(main())
 """
 
 
-async def test_two_processes_keep_each_others_keys(newest_url: str, prefix: str, store: SessionStore) -> None:
+async def test_persistence_two_processes_keep_each_others_keys(newest_url: str, prefix: str, store: SessionStore) -> None:
     pipe = subprocess.PIPE
     lines = [(sys.executable, "-c", WORKER, newest_url, prefix, name) for name in ("one", "other")]
     workers = [await asyncio.create_subprocess_exec(*line, stdin=pipe, stdout=pipe) for line in lines]
@@ -103,7 +105,7 @@ async def test_two_processes_keep_each_others_keys(newest_url: str, prefix: str,
     assert set((await load(store, "bot.777", "bot_data")).data) == names
 
 
-async def test_a_message_is_handled_with_what_other_processes_have_changed(newest_url: str, prefix: str) -> None:
+async def test_persistence_handlers_see_changes_of_other_processes(newest_url: str, prefix: str) -> None:
     async with two(newest_url, prefix) as (one, other):
         await put(one, kept=[1], changed="old", removed=1)
         await write(one)
@@ -120,7 +122,9 @@ async def test_a_message_is_handled_with_what_other_processes_have_changed(newes
         assert held["kept"] is nested
 
 
-async def test_what_is_not_written_yet_survives_a_refresh(newest_url: str, prefix: str, store: SessionStore) -> None:
+async def test_persistence_what_is_not_written_yet_survives_a_refresh(
+    newest_url: str, prefix: str, store: SessionStore
+) -> None:
     async with two(newest_url, prefix) as (one, other):
         await put(one, both="old", mine=[0], mine_removed=1, theirs=1)
         await write(one)
@@ -137,7 +141,7 @@ async def test_what_is_not_written_yet_survives_a_refresh(newest_url: str, prefi
         assert await seen(one) == await seen(other)
 
 
-async def test_what_is_being_written_does_not_remove_what_a_refresh_brings_meanwhile(
+async def test_persistence_write_keeps_what_a_refresh_brings_meanwhile(
     newest_url: str, prefix: str, store: SessionStore
 ) -> None:
     async with two(newest_url, prefix) as (one, _):
@@ -152,7 +156,7 @@ async def test_what_is_being_written_does_not_remove_what_a_refresh_brings_meanw
         assert await stored(store) == {"a": 2, "theirs": 1}
 
 
-async def test_what_ptb_is_given_is_its_own_to_change(newest_url: str, prefix: str, store: SessionStore) -> None:
+async def test_persistence_what_ptb_is_given_is_its_own_to_change(newest_url: str, prefix: str, store: SessionStore) -> None:
     async with two(newest_url, prefix) as (one, other):
         await put(one, a=[[1]])
         await write(one)
@@ -162,7 +166,7 @@ async def test_what_ptb_is_given_is_its_own_to_change(newest_url: str, prefix: s
         assert await stored(store) == {"a": [[1, 2]]}
 
 
-async def test_messages_at_once_in_both_lose_nothing(newest_url: str, prefix: str, store: SessionStore) -> None:
+async def test_persistence_messages_at_once_in_both_lose_nothing(newest_url: str, prefix: str, store: SessionStore) -> None:
     async def note(update: Any, context: Any) -> None:
         for data in (context.user_data, context.bot_data):
             await asyncio.sleep(0)
@@ -185,7 +189,7 @@ async def test_messages_at_once_in_both_lose_nothing(newest_url: str, prefix: st
 
 
 @pytest.mark.parametrize("how", ["drop", "clear"])
-async def test_what_was_dropped_elsewhere_does_not_come_back(
+async def test_persistence_what_was_dropped_elsewhere_does_not_come_back(
     how: str, newest_url: str, prefix: str, store: SessionStore, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with two(newest_url, prefix) as (one, other):
@@ -215,9 +219,7 @@ async def test_what_was_dropped_elsewhere_does_not_come_back(
         assert await stored(store) == {"new": 1}
 
 
-async def test_what_was_dropped_and_begun_anew_elsewhere_is_not_mixed_with_the_old(
-    newest_url: str, prefix: str, store: SessionStore
-) -> None:
+async def test_persistence_does_not_mix_a_new_session_with_the_old(newest_url: str, prefix: str, store: SessionStore) -> None:
     async with two(newest_url, prefix) as (one, other):
         await put(one, old=1, older=2)
         await write(one)
@@ -233,7 +235,7 @@ async def test_what_was_dropped_and_begun_anew_elsewhere_is_not_mixed_with_the_o
         assert await stored(store) == {"new": 1, "more": 2}
 
 
-async def test_who_began_a_session_notices_that_there_is_another(newest_url: str, prefix: str) -> None:
+async def test_persistence_who_began_a_session_notices_that_there_is_another(newest_url: str, prefix: str) -> None:
     async with two(newest_url, prefix) as (one, other):
         await put(one, old=1)
         await write(one)
@@ -245,7 +247,7 @@ async def test_who_began_a_session_notices_that_there_is_another(newest_url: str
         assert await seen(one) == {"new": 1}
 
 
-async def test_what_is_dropped_before_it_was_ever_written(
+async def test_persistence_what_is_dropped_before_it_was_ever_written(
     newest_url: str, prefix: str, store: SessionStore, caplog: pytest.LogCaptureFixture
 ) -> None:
     await store.update(USER, CHANNEL, {"old": 1})
@@ -269,7 +271,9 @@ async def test_what_is_dropped_before_it_was_ever_written(
 
 
 @pytest.mark.parametrize("preload", [True, False])
-async def test_new_data_after_a_drop_are_all_kept(newest_url: str, prefix: str, store: SessionStore, preload: bool) -> None:
+async def test_persistence_new_data_after_a_drop_are_all_kept(
+    newest_url: str, prefix: str, store: SessionStore, preload: bool
+) -> None:
     await store.update(USER, CHANNEL, {"lang": "en", "name": "Ada"})
     async with two(newest_url, prefix, preload=preload) as (one, _):
         assert await seen(one) == {"lang": "en", "name": "Ada"}
@@ -286,7 +290,9 @@ async def test_new_data_after_a_drop_are_all_kept(newest_url: str, prefix: str, 
         assert await stored(store) == {"lang": "en", "more": 1}
 
 
-async def test_what_was_loaded_between_a_drop_and_its_writing_goes(newest_url: str, prefix: str, store: SessionStore) -> None:
+async def test_persistence_what_was_loaded_between_a_drop_and_its_writing_goes(
+    newest_url: str, prefix: str, store: SessionStore
+) -> None:
     await store.update(USER, CHANNEL, {"old": 1, "older": 2})
     async with two(newest_url, prefix, preload=False) as (one, _):
         one.drop_user_data(USER)
@@ -298,7 +304,7 @@ async def test_what_was_loaded_between_a_drop_and_its_writing_goes(newest_url: s
         assert await stored(store) == {"new": 1}
 
 
-async def test_a_chat_that_migrates_takes_its_data_along(newest_url: str, prefix: str, store: SessionStore) -> None:
+async def test_persistence_chat_that_migrates_takes_its_data_along(newest_url: str, prefix: str, store: SessionStore) -> None:
     async with two(newest_url, prefix) as (one, _):
         await handle(one, message("x", chat=-1), lambda context: context.chat_data.update(a=1, b=[2]))
         await handle(one, message("x", chat=-2), lambda context: context.chat_data.update(overwritten=1))
@@ -314,7 +320,7 @@ async def test_a_chat_that_migrates_takes_its_data_along(newest_url: str, prefix
 
 
 @pytest.mark.parametrize("preload", [True, False])
-async def test_a_persistence_that_is_used_again_loses_nothing(
+async def test_persistence_that_is_used_again_loses_nothing(
     newest_url: str, prefix: str, store: SessionStore, preload: bool
 ) -> None:
     persistence = BotSessionPersistence.from_url(newest_url, prefix=prefix, preload=preload)
@@ -334,9 +340,7 @@ async def test_a_persistence_that_is_used_again_loses_nothing(
     assert await stored(store) == {"a": 3, "c": 1, "d": 1}
 
 
-async def test_what_is_begun_anew_after_a_restart_is_not_taken_for_anothers(
-    newest_url: str, prefix: str, store: SessionStore
-) -> None:
+async def test_persistence_new_session_after_restart_is_its_own(newest_url: str, prefix: str, store: SessionStore) -> None:
     async with two(newest_url, prefix, preload=False) as (one, _):
         await put(one, a=1)
         await write(one)
@@ -387,7 +391,7 @@ async def refreshing(data: dict[Any, Any]) -> AsyncIterator[tuple[BotSessionPers
     await task
 
 
-async def test_what_was_loaded_before_a_write_does_not_undo_it() -> None:
+async def test_persistence_what_was_loaded_before_a_write_does_not_undo_it() -> None:
     data = {"a": 1}
     async with refreshing(data) as (persistence, store):
         data["a"] = 2
@@ -399,7 +403,7 @@ async def test_what_was_loaded_before_a_write_does_not_undo_it() -> None:
     assert (await load(store, -1, "777.chat_data")).data == {"a": 2}
 
 
-async def test_what_was_loaded_before_a_drop_does_not_touch_the_dict_any_more() -> None:
+async def test_persistence_load_before_a_drop_leaves_the_dict_alone() -> None:
     data = {"a": 1}
     async with refreshing(data) as (persistence, store):
         # A chat has migrated: PTB has its dict under another id now.

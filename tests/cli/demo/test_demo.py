@@ -80,7 +80,7 @@ def talk() -> Talk:
     return Talk()
 
 
-async def test_onboarding_keeps_the_name_and_the_email(talk: Talk) -> None:
+async def test_demo_onboarding_keeps_the_name_and_the_email(talk: Talk) -> None:
     assert "Step 1/3: What is your name?" in await talk.say("/onboard")
     assert "Nice to meet you, Ada! Step 2/3" in await talk.say("Ada")
     reply = await talk.say("ada@example.org")
@@ -96,13 +96,13 @@ async def test_onboarding_keeps_the_name_and_the_email(talk: Talk) -> None:
 
 @pytest.mark.parametrize("begin", ["/onboard", "/setup", "/SetUp"])
 @pytest.mark.parametrize("confirm", ["/confirm", "/yes", "/ok"])
-async def test_aliases(talk: Talk, begin: str, confirm: str) -> None:
+async def test_demo_aliases(talk: Talk, begin: str, confirm: str) -> None:
     await talk.say(begin, "Ada", "ada@example.org", confirm)
     assert "you" in talk.users
 
 
 @pytest.mark.parametrize("said", [ONBOARDING[:1], ONBOARDING[:2], ONBOARDING])
-async def test_cancel_discards_everything_at_every_step(talk: Talk, said: Sequence[str]) -> None:
+async def test_demo_cancel_discards_everything_at_every_step(talk: Talk, said: Sequence[str]) -> None:
     assert "Cancelled" in await talk.say(*said, "/cancel")
     assert await talk.data() is None
     assert "No pending confirmation" in await talk.say("/confirm")
@@ -113,7 +113,7 @@ async def test_cancel_discards_everything_at_every_step(talk: Talk, said: Sequen
 @pytest.mark.parametrize(
     ("said", "asked"), [(ONBOARDING[:1], "Step 1/3"), (ONBOARDING[:2], "Step 2/3"), (ONBOARDING, "Step 3/3")]
 )
-async def test_start_and_a_restarted_bot_go_on_where_the_user_is(talk: Talk, said: Sequence[str], asked: str) -> None:
+async def test_demo_start_and_a_restarted_bot_go_on_where_the_user_is(talk: Talk, said: Sequence[str], asked: str) -> None:
     await talk.say(*said)
     talk.bot = make_bot(talk.store, talk.users)
     reply = await talk.say("/start")
@@ -121,18 +121,18 @@ async def test_start_and_a_restarted_bot_go_on_where_the_user_is(talk: Talk, sai
     assert asked in reply
 
 
-async def test_confirming_too_early_asks_again(talk: Talk) -> None:
+async def test_demo_confirming_too_early_asks_again(talk: Talk) -> None:
     assert "Step 2/3" in await talk.say("/onboard", "Ada", "/confirm")
     assert not talk.users
 
 
-async def test_what_is_no_email_address_is_asked_for_again(talk: Talk) -> None:
+async def test_demo_what_is_no_email_address_is_asked_for_again(talk: Talk) -> None:
     for nonsense in ("ada", "@", "ada@", "@example.org", "a da@example.org"):
         assert "Step 2/3" in await talk.say("/onboard", "Ada", nonsense)
     assert await talk.data() == {"step": "email", "name": "Ada"}
 
 
-async def test_text_at_the_last_step_is_no_answer(talk: Talk) -> None:
+async def test_demo_text_at_the_last_step_is_no_answer(talk: Talk) -> None:
     assert "/confirm" in await talk.say(*ONBOARDING, "yes, please")
     assert not talk.users
 
@@ -142,12 +142,12 @@ async def test_commands_are_no_answers(talk: Talk) -> None:
     assert await talk.data() == {"step": "email", "name": "Ada"}
 
 
-async def test_onboarding_again_begins_anew(talk: Talk) -> None:
+async def test_demo_onboarding_again_begins_anew(talk: Talk) -> None:
     assert "Step 1/3" in await talk.say(*ONBOARDING, "/onboard")
     assert await talk.data() == {"step": "name"}
 
 
-async def test_a_cart_lives_for_half_an_hour_after_its_last_change(talk: Talk) -> None:
+async def test_demo_cart_lives_for_half_an_hour_after_its_last_change(talk: Talk) -> None:
     await talk.say("/cart add apple", "/cart add green pear", "/cart add apple")
     assert await talk.data() == {"cart": {"apple": 2, "green pear": 1}}
     assert "2 x apple" in await talk.say("/cart")
@@ -156,7 +156,7 @@ async def test_a_cart_lives_for_half_an_hour_after_its_last_change(talk: Talk) -
     assert await talk.data() is None
 
 
-async def test_onboarding_is_not_lost_with_the_cart(talk: Talk) -> None:
+async def test_demo_onboarding_is_not_lost_with_the_cart(talk: Talk) -> None:
     await talk.say("/cart add apple", "/onboard", "Ada", "/cart add pear")
     talk.later = 31 * 60.0
     await talk.say("ada@example.org")
@@ -169,14 +169,14 @@ async def test_onboarding_is_not_lost_with_the_cart(talk: Talk) -> None:
 
 
 @pytest.mark.parametrize("end", ["/confirm", "/cancel"])
-async def test_the_cart_is_kept_when_onboarding_ends_and_its_half_hour_begins_then(talk: Talk, end: str) -> None:
+async def test_demo_keeps_the_cart_when_onboarding_ends(talk: Talk, end: str) -> None:
     await talk.say("/cart add apple", *ONBOARDING, end)
     assert await talk.data() == {"cart": {"apple": 1}}
     talk.later = 31 * 60.0
     assert await talk.data() is None
 
 
-async def test_emptying_the_cart_leaves_what_else_is_in_the_session(talk: Talk) -> None:
+async def test_demo_emptying_the_cart_leaves_what_else_is_in_the_session(talk: Talk) -> None:
     await talk.say("/cart add apple", "/cart clear")
     assert await talk.data() is None
     await talk.say("/onboard", "/cart add apple", "/cart clear")
@@ -184,12 +184,12 @@ async def test_emptying_the_cart_leaves_what_else_is_in_the_session(talk: Talk) 
 
 
 @pytest.mark.parametrize("line", ["/cart add", "/cart nonsense", "/cart clear all"])
-async def test_a_cart_command_with_a_mistake_is_explained_and_changes_nothing(talk: Talk, line: str) -> None:
+async def test_demo_cart_command_with_a_mistake_is_explained_and_changes_nothing(talk: Talk, line: str) -> None:
     assert "/cart add apple" in await talk.say(line)
     assert await talk.data() is None
 
 
-async def test_help_lists_commands_and_aliases_and_explains_each(talk: Talk) -> None:
+async def test_demo_help_lists_commands_and_aliases_and_explains_each(talk: Talk) -> None:
     listing = await talk.say("/help")
     for word in ("/start", "/onboard (/setup)", "/confirm (/yes, /ok)", "/cancel", "/cart", "/profile", "/help"):
         assert word in listing
@@ -197,14 +197,14 @@ async def test_help_lists_commands_and_aliases_and_explains_each(talk: Talk) -> 
     assert "I do not know /nonsense" in await talk.say("/help /nonsense")
 
 
-async def test_what_the_bot_does_not_know_is_answered(talk: Talk) -> None:
+async def test_demo_what_the_bot_does_not_know_is_answered(talk: Talk) -> None:
     assert "/help" in await talk.say("hello")
     assert "Did you mean /confirm?" in await talk.say("/confrim")
     assert "/help" in await talk.say("/")
     assert await talk.data() is None
 
 
-async def test_a_session_that_ends_while_its_handler_runs_is_explained(talk: Talk) -> None:
+async def test_demo_session_that_ends_while_its_handler_runs_is_explained(talk: Talk) -> None:
     @talk.bot.command("late", description="Comes too late", help="Use it to be late")
     async def late(ctx: Context) -> None:
         await talk.store.delete("you", "console")
@@ -214,12 +214,12 @@ async def test_a_session_that_ends_while_its_handler_runs_is_explained(talk: Tal
     assert await talk.data() is None
 
 
-async def test_a_session_that_grows_too_large_is_explained(talk: Talk) -> None:
+async def test_demo_session_that_grows_too_large_is_explained(talk: Talk) -> None:
     assert "That did not work" in await talk.say("/onboard", "x" * talk.store.max_bytes)
     assert await talk.data() == {"step": "name"}
 
 
-def test_two_commands_cannot_have_one_name(talk: Talk) -> None:
+def test_demo_two_commands_cannot_have_one_name(talk: Talk) -> None:
     with pytest.raises(ValueError, match="/ok is a name of /confirm"):
         talk.bot.command("okay", aliases=["ok"], description="", help="")(lambda ctx: ctx.reply(""))
 
@@ -227,7 +227,7 @@ def test_two_commands_cannot_have_one_name(talk: Talk) -> None:
 # --- The words on the screen
 
 
-def test_printable_escapes_what_a_terminal_would_obey() -> None:
+def test_demo_printable_escapes_what_a_terminal_would_obey() -> None:
     assert printable("Ada \x1b[31m\x07\x9b\r\n\t\u202e\ud800 [b]é 🤖") == (
         "Ada \\x1b[31m\\x07\\x9b\\r\\n\\t\\u202e\\ud800 [b]é 🤖"
     )
@@ -244,7 +244,7 @@ def test_printable_escapes_what_a_terminal_would_obey() -> None:
         (86_400_000, "24 h 0 min 0 s"),
     ],
 )
-def test_durations_are_rounded_down(ms: int | None, words: str) -> None:
+def test_demo_durations_are_rounded_down(ms: int | None, words: str) -> None:
     assert duration(ms) == words
 
 
@@ -344,7 +344,7 @@ def client(redis_url: str) -> Iterator[redis.Redis]:
         yield connected
 
 
-def test_onboarding_from_a_pipe_saves_the_profile_and_says_so(tmp_path: Path) -> None:
+def test_demo_onboarding_from_a_pipe_saves_the_profile_and_says_so(tmp_path: Path) -> None:
     said = demo("--data", tmp_path, lines=[*ONBOARDING, "/confirm"])
     assert "Your profile has been saved: Ada, ada@example.org" in said
     assert "you> ada@example.org" in said
@@ -354,7 +354,7 @@ def test_onboarding_from_a_pipe_saves_the_profile_and_says_so(tmp_path: Path) ->
     assert "Ada" in demo("--data", tmp_path, lines=["/profile"])
 
 
-def test_each_step_shows_what_is_stored(tmp_path: Path) -> None:
+def test_demo_each_step_shows_what_is_stored(tmp_path: Path) -> None:
     said = demo("--data", tmp_path, lines=["/onboard", "Ada", "/cancel"])
     first, second, last = (f"you> {part}" for part in said.split("you> ")[1:])
     assert f"[{SESSION}]" in first
@@ -367,7 +367,7 @@ def test_each_step_shows_what_is_stored(tmp_path: Path) -> None:
     assert "nothing is stored" in last
 
 
-def test_stopped_in_the_middle_it_goes_on_where_it_was(tmp_path: Path) -> None:
+def test_demo_stopped_in_the_middle_it_goes_on_where_it_was(tmp_path: Path) -> None:
     demo("--data", tmp_path, lines=["/onboard", "Ada"])
     said = demo("--data", tmp_path, lines=["ada@example.org", "/confirm"])
     greeting, _, rest = said.partition("you> ")
@@ -376,7 +376,7 @@ def test_stopped_in_the_middle_it_goes_on_where_it_was(tmp_path: Path) -> None:
     assert "saved: Ada, ada@example.org" in rest
 
 
-def test_killed_in_the_middle_it_goes_on_where_it_was(tmp_path: Path) -> None:
+def test_demo_killed_in_the_middle_it_goes_on_where_it_was(tmp_path: Path) -> None:
     with running("--data", tmp_path) as process:
         say(process, "/onboard", "Ada")
         _, url = server_in(hear(process, "Step 2/3"))
@@ -395,7 +395,7 @@ def test_killed_in_the_middle_it_goes_on_where_it_was(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
-def test_a_signal_between_two_messages_is_not_lost(number: signal.Signals) -> None:
+def test_demo_signal_between_two_messages_is_not_lost(number: signal.Signals) -> None:
     with Loop() as loop:
         loop.has_begun = True
         # In the midst of other code it is not raised, where a destructor could swallow it, ...
@@ -409,7 +409,7 @@ def test_a_signal_between_two_messages_is_not_lost(number: signal.Signals) -> No
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
-def test_a_signal_ends_it_and_its_server(tmp_path: Path, number: signal.Signals) -> None:
+def test_demo_signal_ends_it_and_its_server(tmp_path: Path, number: signal.Signals) -> None:
     with running("--data", tmp_path) as process:
         say(process, "/onboard")
         pid, _ = server_in(hear(process, "Step 1/3"))
@@ -422,7 +422,7 @@ def test_a_signal_ends_it_and_its_server(tmp_path: Path, number: signal.Signals)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
-def test_signals_while_it_works_end_it_and_its_server_all_the_same(tmp_path: Path, number: signal.Signals) -> None:
+def test_demo_signals_while_it_works_end_it_and_its_server_all_the_same(tmp_path: Path, number: signal.Signals) -> None:
     with running("--data", tmp_path) as process:
         say(process, *["/onboard", "Ada"] * 20)
         pid, _ = server_in(hear(process, "Step 2/3"))
@@ -434,7 +434,7 @@ def test_signals_while_it_works_end_it_and_its_server_all_the_same(tmp_path: Pat
     assert not is_running(pid)
 
 
-def test_a_second_demo_on_the_same_data_says_why_it_cannot(tmp_path: Path) -> None:
+def test_demo_second_demo_on_the_same_data_says_why_it_cannot(tmp_path: Path) -> None:
     with running("--data", tmp_path) as first:
         hear(first, "Welcome")
         second = subprocess.run(command("--data", tmp_path), input="", capture_output=True, text=True, check=False)
@@ -445,14 +445,14 @@ def test_a_second_demo_on_the_same_data_says_why_it_cannot(tmp_path: Path) -> No
         assert first.wait(PATIENCE) == 0
 
 
-def test_the_data_are_kept_in_the_state_directory_unless_told_otherwise(tmp_path: Path) -> None:
+def test_demo_data_are_kept_in_the_state_directory_unless_told_otherwise(tmp_path: Path) -> None:
     demo(lines=["/onboard"], XDG_STATE_HOME=str(tmp_path))
     assert any((tmp_path / "redis-botsession" / "demo").iterdir())
     demo(lines=["/onboard"], XDG_STATE_HOME="", HOME=str(tmp_path))
     assert any((tmp_path / ".local" / "state" / "redis-botsession" / "demo").iterdir())
 
 
-def test_data_that_cannot_be_kept_are_explained(tmp_path: Path) -> None:
+def test_demo_data_that_cannot_be_kept_are_explained(tmp_path: Path) -> None:
     in_the_way = tmp_path / "file"
     in_the_way.touch()
     run = subprocess.run(command("--data", in_the_way), input="", capture_output=True, text=True, check=False)
@@ -462,7 +462,7 @@ def test_data_that_cannot_be_kept_are_explained(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("how", ["option", "environment"])
-def test_on_any_redis(redis_url: str, client: redis.Redis, how: str) -> None:
+def test_demo_on_any_redis(redis_url: str, client: redis.Redis, how: str) -> None:
     lines = [*ONBOARDING, "/confirm", "/cart add apple"]
     said = demo("--url", redis_url, lines=lines) if how == "option" else demo(lines=lines, REDIS_URL=redis_url)
     assert f"Redis at {redis_url}" in said
@@ -474,14 +474,14 @@ def test_on_any_redis(redis_url: str, client: redis.Redis, how: str) -> None:
     assert re.search(r"TTL (29 min \d+|30 min 0) s \(set by expires_at", said)
 
 
-def test_other_users_and_channels_have_sessions_of_their_own(redis_url: str, client: redis.Redis) -> None:
+def test_demo_other_users_and_channels_have_sessions_of_their_own(redis_url: str, client: redis.Redis) -> None:
     for user, channel in (("1", "2:3"), ("1:2", "3"), ("*", "é\x1b")):
         demo("--url", redis_url, "--user", user, "--channel", channel, lines=[*ONBOARDING])
     found = set(client.scan_iter("demo:session:{*}:*"))
     assert found == {b"demo:session:{1}:2%3A3", b"demo:session:{1%3A2}:3", b"demo:session:{%2A}:%C3%A9%1B"}
 
 
-def test_the_password_of_a_redis_is_not_shown() -> None:
+def test_demo_password_of_a_redis_is_not_shown() -> None:
     with LocalServer(tcp=True, options=["--requirepass", "s3cret"]) as server:
         url = server.url.replace("redis://", "redis://:s3cret@")
         said = demo("--url", url, lines=["/onboard"])
@@ -495,7 +495,7 @@ def test_the_password_of_a_redis_is_not_shown() -> None:
     assert "wr0ng" not in wrong.stderr
 
 
-def test_a_redis_that_goes_away_is_explained() -> None:
+def test_demo_redis_that_goes_away_is_explained() -> None:
     with LocalServer(tcp=True) as server, running("--url", server.url) as process:
         hear(process, "Welcome")
         server.stop()
@@ -506,21 +506,21 @@ def test_a_redis_that_goes_away_is_explained() -> None:
         assert (process.returncode, problems) == (1, "")
 
 
-def test_a_damaged_session_is_explained(redis_url: str, client: redis.Redis) -> None:
+def test_demo_damaged_session_is_explained(redis_url: str, client: redis.Redis) -> None:
     client.hset(SESSION, "step", "nonsense")
     run = subprocess.run(command("--url", redis_url), input="/onboard\n", capture_output=True, text=True, check=False)
     assert (run.returncode, run.stderr) == (1, "")
     assert f"That did not work: session {SESSION}" in run.stdout
 
 
-def test_without_a_server_it_runs_on_fakeredis_and_says_so() -> None:
+def test_demo_without_a_server_it_runs_on_fakeredis_and_says_so() -> None:
     said = demo(lines=[*ONBOARDING, "/confirm"], BOTSESSION_REDIS_SERVER="/nonexistent")
     assert "Running on fakeredis" in said
     assert "/nonexistent" in said
     assert "saved: Ada, ada@example.org" in said
 
 
-def test_what_a_user_types_is_neither_markup_nor_control(tmp_path: Path) -> None:
+def test_demo_what_a_user_types_is_neither_markup_nor_control(tmp_path: Path) -> None:
     name = "[red]Ada[/red] :smile: \x1b[31m\x07 \u202e"
     said = demo("--data", tmp_path, lines=["/onboard", name, "/\x1bnonsense", "/cart add [/]\x1b"])
     assert set(said) - {"\n"} == {char for char in said if char.isprintable()}
@@ -531,7 +531,7 @@ def test_what_a_user_types_is_neither_markup_nor_control(tmp_path: Path) -> None
     assert "I do not know /\\x1bnonsense." in said
 
 
-def test_what_is_no_text_is_shown_all_the_same(tmp_path: Path) -> None:
+def test_demo_what_is_no_text_is_shown_all_the_same(tmp_path: Path) -> None:
     run = subprocess.run(
         command("--data", tmp_path),
         input=b"/onboard\nA\xffda\n",
@@ -543,7 +543,7 @@ def test_what_is_no_text_is_shown_all_the_same(tmp_path: Path) -> None:
     assert b"Nice to meet you, A\\ufffdda!" in run.stdout
 
 
-def test_long_values_are_cut_on_the_screen_only(redis_url: str, client: redis.Redis) -> None:
+def test_demo_long_values_are_cut_on_the_screen_only(redis_url: str, client: redis.Redis) -> None:
     said = demo("--url", redis_url, lines=["/onboard", "x" * 5000, "/quit"])
     assert re.search(r"name +'x{100,300}\.\.\.\n", said)
     assert client.hstrlen(SESSION, "name") > 5000
@@ -614,7 +614,7 @@ def plain(screen: bytes) -> str:
     return re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", screen.decode("utf-8", "replace"))
 
 
-def test_in_a_terminal_ctrl_c_leaves_cleanly(tmp_path: Path) -> None:
+def test_demo_in_a_terminal_ctrl_c_leaves_cleanly(tmp_path: Path) -> None:
     with closing(Terminal("--data", tmp_path)) as terminal:
         terminal.wait_for("you> ")
         pid, _ = server_in(plain(terminal.screen))
@@ -631,7 +631,7 @@ def test_in_a_terminal_ctrl_c_leaves_cleanly(tmp_path: Path) -> None:
         assert terminal.wait() == 0
 
 
-def test_in_a_terminal_every_line_fits_and_is_coloured(tmp_path: Path) -> None:
+def test_demo_in_a_terminal_every_line_fits_and_is_coloured(tmp_path: Path) -> None:
     with closing(Terminal("--data", tmp_path)) as terminal:
         for line in ("/help", *ONBOARDING, "/cart add " + "apple " * 40, "/confirm", "/quit"):
             terminal.wait_for("you> ")
@@ -645,7 +645,7 @@ def test_in_a_terminal_every_line_fits_and_is_coloured(tmp_path: Path) -> None:
         assert {len(line) for line in boxes} == {80}
 
 
-def test_in_a_terminal_what_redis_holds_is_neither_markup_nor_control(redis_url: str, client: redis.Redis) -> None:
+def test_demo_in_a_terminal_what_redis_holds_is_neither_markup_nor_control(redis_url: str, client: redis.Redis) -> None:
     client.hset(PROFILE, mapping={"name": "[red]Ada\x1b[2J", "email": "a\x07b"})
     with closing(Terminal("--url", redis_url)) as terminal:
         terminal.wait_for("you> ")

@@ -111,7 +111,7 @@ URLS = [
 
 @pytest.mark.parametrize("url", URLS)
 @pytest.mark.parametrize("how", ["option", "environment"])
-def test_what_cannot_be_reached_is_one_line_without_the_password(
+def test_doctor_what_cannot_be_reached_is_one_line_without_the_password(
     url: str, how: str, capsys: Captured, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     caplog.set_level(logging.DEBUG)
@@ -133,7 +133,7 @@ def test_what_cannot_be_reached_is_one_line_without_the_password(
     assert HIDDEN not in said.out + caplog.text
 
 
-def test_a_wrong_password(url: str, capsys: Captured, caplog: pytest.LogCaptureFixture) -> None:
+def test_doctor_wrong_password(url: str, capsys: Captured, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
     with redis.Redis.from_url(url) as client:
         client.acl_setuser("locked", enabled=True, passwords=["+another"])
@@ -148,7 +148,7 @@ def test_a_wrong_password(url: str, capsys: Captured, caplog: pytest.LogCaptureF
             client.acl_deluser("locked")
 
 
-def test_a_password_that_is_missing(capsys: Captured) -> None:
+def test_doctor_password_that_is_missing(capsys: Captured) -> None:
     with server("--requirepass", HIDDEN) as url:
         assert doctor("--url", url) == 3
         assert "uthentication" in capsys.readouterr().err
@@ -158,7 +158,7 @@ def test_a_password_that_is_missing(capsys: Captured) -> None:
         assert json.loads(said.out)["target"] == url
 
 
-def test_a_server_that_never_answers(capsys: Captured) -> None:
+def test_doctor_server_that_never_answers(capsys: Captured) -> None:
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         silent.listen()
@@ -166,7 +166,7 @@ def test_a_server_that_never_answers(capsys: Captured) -> None:
     assert HIDDEN not in capsys.readouterr().err
 
 
-def test_a_database_that_is_refused(newest_url: str, prefix: str, capsys: Captured) -> None:
+def test_doctor_database_that_is_refused(newest_url: str, prefix: str, capsys: Captured) -> None:
     with redis.Redis.from_url(newest_url) as client:
         client.acl_setuser("limited", enabled=True, passwords=[f"+{PASSWORD}"], keys=["*"], commands=["+@all", "-select"])
         try:
@@ -176,7 +176,7 @@ def test_a_database_that_is_refused(newest_url: str, prefix: str, capsys: Captur
     assert "select" in capsys.readouterr().err
 
 
-def test_one_that_is_no_cluster(newest_url: str, capsys: Captured) -> None:
+def test_doctor_one_that_is_no_cluster(newest_url: str, capsys: Captured) -> None:
     assert doctor("--url", newest_url.replace("redis:", "redis+cluster:").removesuffix("0")) == 3
     assert "node of a cluster" in capsys.readouterr().err
 
@@ -195,14 +195,14 @@ def test_one_that_is_no_cluster(newest_url: str, capsys: Captured) -> None:
         ["--url"],
     ],
 )
-def test_a_mistake_in_the_arguments_is_no_critical_finding(args: list[str], capsys: Captured) -> None:
+def test_doctor_mistake_in_the_arguments_is_no_critical_finding(args: list[str], capsys: Captured) -> None:
     assert doctor(*args) == 3
     said = capsys.readouterr()
     assert (said.out, HIDDEN in said.err) == ("", False)
     assert "usage: botsession doctor" in said.err
 
 
-def test_help_names_the_exit_statuses(capsys: Captured) -> None:
+def test_doctor_help_names_the_exit_statuses(capsys: Captured) -> None:
     assert doctor("--help") == 0
     said = " ".join(capsys.readouterr().out.split())
     assert "0 all well" in said
@@ -212,7 +212,7 @@ def test_help_names_the_exit_statuses(capsys: Captured) -> None:
 # --- what is printed
 
 
-def test_json(newest_url: str, prefix: str, capsys: Captured) -> None:
+def test_doctor_json(newest_url: str, prefix: str, capsys: Captured) -> None:
     assert doctor("--url", newest_url, "--prefix", prefix, "--json") == 1
     report = json.loads(capsys.readouterr().out)
     assert (report["status"], report["exit_status"], report["target"]) == ("warning", 1, newest_url)
@@ -224,7 +224,7 @@ def test_json(newest_url: str, prefix: str, capsys: Captured) -> None:
     assert all(finding["advice"] and finding["why"] for finding in report["findings"] if finding["severity"] != "ok")
 
 
-def test_the_environment_names_the_server(newest_url: str, monkeypatch: pytest.MonkeyPatch, capsys: Captured) -> None:
+def test_doctor_environment_names_the_server(newest_url: str, monkeypatch: pytest.MonkeyPatch, capsys: Captured) -> None:
     monkeypatch.setenv("REDIS_URL", newest_url)
     assert doctor() == 1
     assert urlsplit(newest_url).netloc in capsys.readouterr().out
@@ -235,7 +235,9 @@ EVIL = "\x1b[31m[bold]\u202e\n"
 
 @pytest.mark.parametrize("terminal", [False, True])
 @pytest.mark.parametrize("rich", [False, True])
-def test_what_a_server_sends_is_escaped(terminal: bool, rich: bool, monkeypatch: pytest.MonkeyPatch, capsys: Captured) -> None:
+def test_doctor_what_a_server_sends_is_escaped(
+    terminal: bool, rich: bool, monkeypatch: pytest.MonkeyPatch, capsys: Captured
+) -> None:
     monkeypatch.setattr(sys.stdout, "isatty", lambda: terminal)
     monkeypatch.setenv("NO_COLOR", "1")
     if not rich:
@@ -252,7 +254,7 @@ def test_what_a_server_sends_is_escaped(terminal: bool, rich: bool, monkeypatch:
     assert r"\x1b[31m[bold]\u202e\n" in said.err
 
 
-def test_colours_on_a_terminal_only(newest_url: str, monkeypatch: pytest.MonkeyPatch, capsys: Captured) -> None:
+def test_doctor_colours_on_a_terminal_only(newest_url: str, monkeypatch: pytest.MonkeyPatch, capsys: Captured) -> None:
     monkeypatch.delenv("NO_COLOR", raising=False)
     monkeypatch.setenv("TERM", "xterm-256color")
     assert doctor("--url", newest_url) == 1

@@ -54,14 +54,14 @@ def severities(findings: Iterable[Finding]) -> dict[str, Severity]:
         ({}, ("Redis", "of unknown version"), WARNING),
     ],
 )
-def test_version(info: dict[str, str], product: tuple[str, str], severity: Severity) -> None:
+def test_check_version(info: dict[str, str], product: tuple[str, str], severity: Severity) -> None:
     assert product_of(info) == product
     (finding,) = check_version(info)
     assert (finding.id, finding.severity) == ("version", severity)
     assert " ".join(product) in finding.found
 
 
-def test_a_sentinel_keeps_no_sessions() -> None:
+def test_check_sentinel_keeps_no_sessions() -> None:
     for name in ("redis_mode", "server_mode"):
         assert severities(check_version({"redis_version": "8.2.3", name: "sentinel"})) == {"mode": CRITICAL}
 
@@ -97,11 +97,11 @@ def memory(policy: str = "noeviction", maxmemory: int = 0, used: int = MIB, evic
         ({}, {}),
     ],
 )
-def test_memory(info: dict[str, Any], expected: dict[str, Severity]) -> None:
+def test_check_memory(info: dict[str, Any], expected: dict[str, Severity]) -> None:
     assert severities(check_memory(info)) == expected
 
 
-def test_the_advice_is_what_to_type() -> None:
+def test_check_advice_is_what_to_type() -> None:
     finding = by_id(check_memory(memory("allkeys-lru", 100)))["maxmemory-policy"]
     assert "CONFIG SET maxmemory-policy noeviction" in finding.advice
     assert "redis.conf: maxmemory-policy noeviction" in finding.advice
@@ -129,11 +129,11 @@ def test_the_advice_is_what_to_type() -> None:
         ({}, {"save": ""}, {}),
     ],
 )
-def test_persistence(info: dict[str, Any], config: dict[str, str], expected: dict[str, Severity]) -> None:
+def test_check_persistence(info: dict[str, Any], config: dict[str, str], expected: dict[str, Severity]) -> None:
     assert severities(check_persistence(info, config)) == expected
 
 
-def test_a_failed_snapshot_refuses_writes_only_where_it_is_told_to() -> None:
+def test_check_failed_snapshot_refuses_writes_only_where_it_is_told_to() -> None:
     info = {"aof_enabled": 0, "rdb_last_bgsave_status": "err"}
     assert "MISCONF" in by_id(check_persistence(info, {}))["rdb-last-bgsave"].why
     assert "MISCONF" not in by_id(check_persistence(info, {"stop-writes-on-bgsave-error": "no"}))["rdb-last-bgsave"].why
@@ -168,12 +168,12 @@ WIDE = Shape("hashtable", 200, 10)
         (sampled((100, WIDE)), OK, WARNING),
     ],
 )
-def test_encoding(sample: Sample, value: Severity, entries: Severity) -> None:
+def test_check_encoding(sample: Sample, value: Severity, entries: Severity) -> None:
     found = severities(check_encoding(sample, CONFIG, "p:"))
     assert found == {"sessions": OK, "hash-max-listpack-value": value, "hash-max-listpack-entries": entries}
 
 
-def test_encoding_says_what_is_there_and_which_setting_would_do() -> None:
+def test_check_encoding_says_what_is_there_and_which_setting_would_do() -> None:
     found = by_id(check_encoding(sampled((50, SMALL), (49, LONG), (1, HUGE)), CONFIG, "p:"))
     assert "50 of 100" in found["sessions"].found
     assert "p50 64, p95 300, max 70,000 bytes" in found["hash-max-listpack-value"].found
@@ -182,7 +182,7 @@ def test_encoding_says_what_is_there_and_which_setting_would_do() -> None:
     assert "CONFIG SET" not in huge.advice
 
 
-def test_6_2_has_the_settings_by_another_name() -> None:
+def test_check_6_2_has_the_settings_by_another_name() -> None:
     config = {"hash-max-ziplist-value": "64", "hash-max-ziplist-entries": "512"}
     sample = sampled((30, Shape("hashtable", 10, 65)))
     finding = by_id(check_encoding(sample, config, "p:"))["hash-max-listpack-value"]
@@ -190,14 +190,14 @@ def test_6_2_has_the_settings_by_another_name() -> None:
     assert severities(check_encoding(sample, CONFIG | config, "p:"))["hash-max-listpack-value"] is WARNING
 
 
-def test_encoding_of_what_is_not_known() -> None:
+def test_check_encoding_of_what_is_not_known() -> None:
     assert severities(check_encoding(None, CONFIG, "p:")) == {}
     assert severities(check_encoding(sampled((1, SMALL)), {}, "p:")) == {"sessions": OK}
     assert severities(check_encoding(sampled((1, Shape("", 5, 5))), {}, "p:")) == {"sessions": OK}
     assert severities(check_encoding(Sample((), is_complete=True), CONFIG, "p:")) == {"sessions": INFO}
 
 
-def test_sessions_that_were_longer_once_are_explained() -> None:
+def test_check_sessions_that_were_longer_once_are_explained() -> None:
     shapes = sampled((9, Shape("hashtable", 5, 5)))
     assert "until they are set anew" in by_id(check_encoding(shapes, CONFIG, "p:"))["hash-max-listpack-value"].found
 
@@ -220,7 +220,7 @@ WELL_BEHAVED: dict[str, Any] = {"needs_no_password": False, "other_keys": False,
         ({"dangerous": ("FLUSHALL",)}, {"least-privilege-commands": WARNING}),
     ],
 )
-def test_access(rights: dict[str, Any], different: dict[str, Severity]) -> None:
+def test_check_access(rights: dict[str, Any], different: dict[str, Severity]) -> None:
     well = {"user": OK, "permissions": OK, "least-privilege-keys": OK, "least-privilege-commands": OK}
     assert severities(check_access(Rights("bot", "trying", **WELL_BEHAVED | rights), "p:")) == well | different
 
@@ -256,11 +256,11 @@ def test_permissions_page_names_the_same_commands() -> None:
     assert " ".join(DOCTOR_RULES) in " ".join(page.split())
 
 
-def test_what_is_not_known_is_not_judged() -> None:
+def test_check_what_is_not_known_is_not_judged() -> None:
     assert severities(check_access(Rights("bot", "trying"), "p:")) == {"user": OK, "permissions": OK}
 
 
-def test_the_acl_line() -> None:
+def test_check_acl_line() -> None:
     assert acl_line("shop:").startswith("ACL SETUSER bot on >PASSWORD resetkeys ~shop:* resetchannels &shop:* -@all +echo ")
     assert all(f"+{name.lower()}" in acl_line("shop:").split() for name in (*STORE_COMMANDS, *LEASE_COMMANDS, "WAIT"))
     assert "+waitaof" not in acl_line("shop:")
@@ -268,7 +268,7 @@ def test_the_acl_line() -> None:
     assert ' "~my shop:*" resetchannels "&my shop:*" ' in acl_line("my shop:")
 
 
-def test_on_a_cluster_the_advice_has_what_that_needs_besides() -> None:
+def test_check_on_a_cluster_the_advice_has_what_that_needs_besides() -> None:
     assert acl_line("p:", of_cluster=True) == acl_line("p:") + " +cluster|slots +asking"
     denied = {"denied": ("CLUSTER SLOTS", "ASKING"), "needs_no_password": True, "absent_extras": ("WAITAOF",)}
     rights = Rights("bot", "trying", **WELL_BEHAVED | denied)
@@ -278,7 +278,7 @@ def test_on_a_cluster_the_advice_has_what_that_needs_besides() -> None:
     assert "+wait +cluster|slots +asking)" in found["user"].advice
 
 
-def test_what_was_refused_is_told_with_the_rule_that_it_takes() -> None:
+def test_check_what_was_refused_is_told_with_the_rule_that_it_takes() -> None:
     found = by_id(check_refused({"INFO": "NOPERM", "CONFIG GET": "unknown command"}))
     assert found["cannot-look-info"].severity is WARNING
     assert found["cannot-look-config-get"].severity is INFO
@@ -292,12 +292,12 @@ def test_what_was_refused_is_told_with_the_rule_that_it_takes() -> None:
     ("ahead", "round_trip", "severity"),
     [(1.0, 0.0, OK), (1.25, 0.0, WARNING), (-1.25, 0.0, WARNING), (1.25, 0.5, OK), (-1.5, 0.5, WARNING), (0.0, 4.0, OK)],
 )
-def test_clock(ahead: float, round_trip: float, severity: Severity) -> None:
+def test_check_clock(ahead: float, round_trip: float, severity: Severity) -> None:
     (finding,) = check_clock(Clock(1_700_000_000 + ahead, 1_700_000_000, round_trip))
     assert (finding.id, finding.severity) == ("clock-skew", severity)
 
 
-def test_a_wrong_clock_is_shown_with_the_right_one() -> None:
+def test_check_wrong_clock_is_shown_with_the_right_one() -> None:
     (finding,) = check_clock(Clock(90_000.0, 86_400.0, 0.0))
     assert "3,600.0 s ahead" in finding.found
     assert "1970-01-02 01:00:00.000000 UTC there, 1970-01-02 00:00:00.000000 UTC here" in finding.found
@@ -307,14 +307,14 @@ def test_a_wrong_clock_is_shown_with_the_right_one() -> None:
 
 
 @pytest.mark.parametrize(("ms", "severity"), [(5.0, OK), (5.1, WARNING)])
-def test_latency(ms: float, severity: Severity) -> None:
+def test_check_latency(ms: float, severity: Severity) -> None:
     (finding,) = check_latency([ms / 1000] * 3 + [0.9])
     assert (finding.id, finding.severity) == ("latency", severity)
     assert "max 900.00 ms" in finding.found
     assert list(check_latency([])) == []
 
 
-def test_tls() -> None:
+def test_check_tls() -> None:
     assert severities(check_tls(is_private=True)) == {"tls": OK}
     assert severities(check_tls(is_private=False)) == {"tls": INFO}
 
@@ -322,19 +322,19 @@ def test_tls() -> None:
 # --- numbers, and the report
 
 
-def test_sizes() -> None:
+def test_check_sizes() -> None:
     assert [size(n) for n in (0, 10_239, 10_240, 5 * MIB, 3 << 30, 3 << 40)] == [
         *("0 bytes", "10,239 bytes", "10.0 KiB", "5.0 MiB", "3.0 GiB", "3,072.0 GiB")
     ]
 
 
-def test_percentiles() -> None:
+def test_check_percentiles() -> None:
     values = list(range(100, 0, -1))
     assert [percentile(values, p) for p in (0, 50, 95, 100)] == [1, 50, 95, 100]
     assert (percentile([7], 50), percentile([], 50)) == (7, 0)
 
 
-def test_what_nodes_share_is_told_once_and_the_worst_comes_first() -> None:
+def test_check_what_nodes_share_is_told_once_and_the_worst_comes_first() -> None:
     findings = [
         Finding("a", OK, "x", nodes=("n1",)),
         Finding("a", OK, "x", nodes=("n2",)),
@@ -344,6 +344,6 @@ def test_what_nodes_share_is_told_once_and_the_worst_comes_first() -> None:
 
 
 @pytest.mark.parametrize(("severity", "status"), [(OK, 0), (INFO, 0), (WARNING, 1), (CRITICAL, 2)])
-def test_exit_statuses(severity: Severity, status: int) -> None:
+def test_check_exit_statuses(severity: Severity, status: int) -> None:
     report = Report("", "", (), (Finding("a", OK, ""), Finding("b", severity, "")))
     assert report.exit_status == status

