@@ -112,6 +112,8 @@ class Commands:
             raise TypeError(f"max_bytes must be int, not {type(max_bytes).__name__}")
         if max_bytes <= 0:
             raise ValueError(f"max_bytes must be positive, not {max_bytes}")
+        if not isinstance(codec, Codec):
+            raise TypeError(f"codec must be a redis_botsession.Codec, not {type(codec).__name__}")
         self.keys = Keys(prefix)
         self.codec = codec
         self.max_bytes = max_bytes

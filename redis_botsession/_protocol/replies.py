@@ -40,8 +40,20 @@ def text_of(key: bytes) -> str:
     return key.decode("utf-8", "backslashreplace")
 
 
+def naming_key(error: Exception, key: bytes) -> Exception:
+    """The error to raise for a command about ``key``: Redis does not name the key whose type is wrong, so this does."""
+    if type(error) is not ResponseError or "WRONGTYPE" not in str(error):
+        return error
+    named = ResponseError(
+        f"{error} (the key is {text_of(key)}, or the index of its user: another program has written it. "
+        "Give the bot a prefix of its own, or delete the key)"
+    )
+    named.__cause__ = error
+    return named
+
+
 def error_of(reply: Exception) -> Exception:
-    """An error reply as its own class: Redis 6.2 gives an error within a script as a generic one, with the real one as text."""
+    """An error reply as its own class: Redis 6.2 reports it, inside a script, as the text of a generic error."""
     if type(reply) is ResponseError and (inner := _IN_SCRIPT.search(str(reply))):
         code, text = inner.groups()
         if kind := _KINDS.get(code):

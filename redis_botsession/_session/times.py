@@ -57,5 +57,5 @@ def ttl_to_ms(ttl: TTL) -> int | None:
     else:
         ms = ttl * 1000
     if not 0 < ms < _LONGEST_TTL_MS:
-        raise ValueError(f"ttl must be positive and finite, not {ttl!r}; None means no expiry")
+        raise ValueError(f"ttl must be positive and finite, not {ttl!r}")
     return math.ceil(ms)

@@ -16,7 +16,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from .._protocol.commands import Argument, Command, outcome_unknown
 from .._protocol.durability import Durability, unproven
-from .._protocol.replies import error_of
+from .._protocol.replies import error_of, naming_key
 from .executor import Executor, Guard, PubSubConnection
 from .options import MAX_CONCURRENCY
 
@@ -108,9 +108,9 @@ class PooledExecutor(ABC):
                 again = await self._send(missing, [command.with_source().args for command in missing])
                 for n, reply in zip(unknown, again, strict=True):
                     replies[n] = reply
-        for reply in replies:
+        for command, reply in zip(commands, replies, strict=True):
             if isinstance(reply, Exception):
-                raise reply
+                raise naming_key(reply, command.key)
         return [command.parse(reply) for command, reply in zip(commands, replies, strict=True)]
 
     async def primaries(self) -> Sequence[Executor]:

@@ -40,7 +40,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from .._protocol.commands import Argument, Command, outcome_unknown
 from .._protocol.durability import Durability, unproven
-from .._protocol.replies import error_of, text_of
+from .._protocol.replies import error_of, naming_key, text_of
 
 #: Calls between two fences, at most; as many replies may wait for a fence.
 FENCE_EVERY: Final = 32
@@ -369,7 +369,7 @@ class Pipeline:
                 self._refusal = error
                 line.append(call)
             else:
-                call.promise.set_exception(error)
+                call.promise.set_exception(naming_key(error, call.command.key))
         self._line.extendleft(reversed(line))
         for call, error in strays:
             # Last, when all lists are consistent: the call may come back into this line.

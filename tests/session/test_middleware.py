@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from redis_botsession import BotSessionHelper, SessionGone, SessionMiddleware, memory_store
+from redis_botsession import BotSessionHelper, SessionGone, SessionMiddleware, memory_store, sync
 from redis_botsession.testing.harness import load
 
 
@@ -112,3 +112,21 @@ async def test_middleware_concurrent_updates_in_one_handler_are_all_saved() -> N
     async with store.session("u", "c") as session:
         await asyncio.gather(*(session.update({f"k{n}": n}) for n in range(20)))
     assert (await load(store)).data == {f"k{n}": n for n in range(20)}
+
+
+@pytest.mark.parametrize("ids", ["ab", 5, (1,), (1, 2, 3), [1, 2]])
+async def test_middleware_refuses_what_is_no_pair_of_ids(ids: Any) -> None:
+    ctx, store = make_ctx(), memory_store()
+
+    async def handler() -> None:
+        raise AssertionError("it must not be called")
+
+    with pytest.raises(TypeError, match=r"must return \(user_id, channel_id\) or None"):
+        await SessionMiddleware(store, key=lambda _: ids)(ctx, handler)
+
+
+def test_middleware_names_the_module_of_a_wrong_store() -> None:
+    store = sync.SessionStore.from_url("redis://localhost:6379/0")
+    with pytest.raises(TypeError, match=r"redis_botsession\.SessionStore, not redis_botsession\.sync\.SessionStore"):
+        SessionMiddleware(store)  # type: ignore[arg-type] # on purpose
+    store.close()

@@ -65,8 +65,9 @@ async def test_refused_write_key_of_another_type_is_left_alone(
     await client.set(keys.session("u", "taken"), "text")
     reads: list[Write] = [lambda: store.get("u", "taken"), lambda: store.get("u", "taken", touch=True)]
     for call in [*writes(store, "taken"), *reads]:
-        with pytest.raises(ResponseError, match="WRONGTYPE"):
+        with pytest.raises(ResponseError, match="WRONGTYPE") as caught:
             await call()
+        assert keys.session("u", "taken").decode() in str(caught.value)
     assert await client.get(keys.session("u", "taken")) == b"text"
 
     await store.update("v", "there", {"old": 1})
