@@ -1,4 +1,4 @@
-"""Everything this package raises for what happened to a session.
+"""The errors of this package.
 
     SessionError
     ├── VersionConflict      the session is not at the version that was expected
@@ -9,10 +9,10 @@
     ├── SerializationError   a value cannot be stored
     └── SessionTooLarge      more bytes than the limit
 
-Bad arguments are ``TypeError`` and ``ValueError``, as everywhere in Python. What Redis answers reaches the caller as the
-``redis.exceptions`` class that redis-py makes of it.
+Bad arguments raise ``TypeError`` and ``ValueError``, as everywhere in Python. Error replies of Redis are raised as the class of
+``redis.exceptions`` that redis-py has for them.
 
-No message holds a value of a session: messages end up in logs.
+No message holds a value of a session, since messages end up in logs.
 """
 
 from __future__ import annotations
@@ -53,9 +53,9 @@ class OutcomeUnknown(SessionError):
 
 
 class DurabilityUnproven(SessionError):
-    """A write was applied, but fewer replicas or disks than the store was told to wait for have confirmed it in time.
+    """A write was applied, but fewer replicas or disks have confirmed it in time than the store waits for.
 
-    It counts for all readers, and is lost only if the primary is before they have it. It is not taken back.
+    Readers already see the write. It is lost only if the primary fails before the replicas have received it.
 
     Attributes:
         result: What the call would have returned: the version, how many sessions were removed, ...

@@ -1,8 +1,8 @@
 """Leases: one holder at a time for each (user, channel), in all processes that share a Redis.
 
-A lease is a key at the server with the holder's random token in it, that runs out by itself. While it is held it is renewed;
-it is given back by the token only, so one who has lost it takes it from nobody. Who waits, waits in two places: in the queue of
-this process, in order; and, at the head of that, for a call from the holder (Redis pub/sub) or until the lease runs out.
+A lease is a key in Redis that holds the random token of its holder and expires by itself. It is renewed while it is held, and
+released by its token only, so a holder that has lost it cannot release the lease of the next one. Waiters of one process queue
+in order. The first of them waits for a message of the holder (Redis pub/sub), or until the lease expires.
 """
 
 from __future__ import annotations
@@ -32,23 +32,23 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-#: Seconds until a lease runs out that is not renewed.
+#: Seconds after which a lease that is not renewed expires.
 DEFAULT_LEASE: Final = 30.0
-#: Seconds; a shorter lease would be lost to an ordinary pause.
+#: The shortest lease in seconds: an ordinary pause of a process would lose a shorter one.
 SHORTEST_LEASE: Final = 0.1
-#: Seconds that ``aclose`` gives to those who hold a lease.
+#: Seconds for which ``aclose`` waits for the holders.
 CLOSING: Final = 5.0
 
-# Seconds between two looks of one who cannot be called: the first, and the longest.
+# A waiter that cannot subscribe polls: seconds before its first and its later looks.
 _FIRST_LOOK, _LONGEST_LOOK = 0.05, 1.0
-# Seconds after the time at which a lease runs out: the server counts in milliseconds.
+# Seconds to wait beyond the expiry of a lease, since the server counts in milliseconds.
 _SLACK = 0.002
-# Seconds for which a process that has given a lease back lets others go first who wait for it.
+# Grace period in seconds after a release, so that waiters of other processes get their turn.
 _HEAD_START = 0.01
 
 
 class Lease:
-    """What ``Leases.hold`` gives.
+    """A lease that is held; ``Leases.hold`` yields it.
 
     Attributes:
         key: The key of the lease, as ``redis-cli`` takes it.
@@ -65,12 +65,12 @@ class Lease:
 
     @property
     def is_lost(self) -> bool:
-        """Whether another may have had it while it was held: it was not renewed in time, or the server has forgotten it."""
+        """Whether another holder may have had the lease: it was not renewed in time, or the server has forgotten it."""
         return self._is_lost or self._loop.time() > self._until
 
 
 class _Holding(Lease):
-    """The inside of a lease."""
+    """A lease with the state that ``Leases`` keeps of it."""
 
     def __init__(self, key: bytes, ids: tuple[Id, Id], loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(text_of(key), loop)
@@ -79,7 +79,7 @@ class _Holding(Lease):
         self.token = token_hex(16).encode("ascii")
         self.owner = asyncio.current_task()
         self.asking: asyncio.Task[float | None] | None = None
-        # Whether the server may have it as the token's.
+        # Whether the key in Redis may hold this token.
         self.is_taken = False
         self.is_held = False
         self.timer: asyncio.TimerHandle | None = None
@@ -92,14 +92,14 @@ class _Holding(Lease):
     def lose(self, when: str) -> None:
         self._is_lost, self.is_taken = True, False
         logger.warning(
-            "lease %s was lost: when it was %s, it had run out, or the server had forgotten it. "
-            "Another may have had it while it was held",
+            "lease %s was lost: when it was %s, it had expired, or the server had forgotten it. "
+            "Another holder may have had it meanwhile",
             self.key,
             when,
         )
 
     def settle(self, is_lost: bool) -> None:
-        """That stays so."""
+        """Freezes the verdict: from now on ``is_lost`` does not depend on the clock."""
         self._is_lost, self._until = is_lost, math.inf
 
     def end(self) -> None:
@@ -111,7 +111,7 @@ class _Holding(Lease):
 
 
 class _Queue:
-    """Those in this process who want one lease, in order. One has the turn."""
+    """The waiters of this process for one lease, in order. One of them has the turn."""
 
     def __init__(self) -> None:
         self.owner: asyncio.Task[Any] | None = None
@@ -120,7 +120,7 @@ class _Queue:
 
     @property
     def is_empty(self) -> bool:
-        """Whether nobody has the turn."""
+        """Whether no task has the turn."""
         return not self._is_taken
 
     async def take(self) -> None:
@@ -134,14 +134,14 @@ class _Queue:
                 if turn in self._waiting:
                     self._waiting.remove(turn)
                 elif not turn.cancelled() and turn.exception() is None:
-                    # Cancelled when it had just got the turn.
+                    # Cancelled just after it had got the turn.
                     self.leave()
                 raise
         self._is_taken = True
         self.owner = asyncio.current_task()
 
     def leave(self) -> None:
-        """Hands the turn on."""
+        """Passes the turn to the next waiter."""
         self.owner = None
         while self._waiting:
             turn = self._waiting.popleft()
@@ -151,7 +151,7 @@ class _Queue:
         self._is_taken = False
 
     def refuse(self) -> None:
-        """Tells all who wait that it will never be their turn."""
+        """Ends all waits with an error, since the leases are closed."""
         for turn in self._waiting:
             if not turn.done():
                 turn.set_exception(_closed())
@@ -159,18 +159,18 @@ class _Queue:
 
 
 class Leases:
-    """Leases of the sessions of a store.
+    """Leases for the sessions of a store.
 
-    One who waits costs the server two or three commands, and one each time the lease changes hands or should have run out. A
-    process has one more connection, for calls (pub/sub), made when somebody first has to wait and closed when nobody has for
-    some time. A user who may not subscribe or publish there looks again and again, up to once a second.
+    A waiter costs the server two or three commands, and one each time the lease changes hands or should have expired. A process
+    opens one more connection for pub/sub when one of its tasks first has to wait, and closes it when none has waited for some
+    time. Without the permission to publish and subscribe, waiters poll, with pauses of up to a second.
 
-    Leases are in the database of the store and belong to its event loop.
+    Leases are in the database of the store, and belong to its event loop.
 
     Args:
         store: A ``SessionStore`` or ``MemorySessionStore``. It stays yours: ``aclose`` does not close it.
-        lease: Seconds (or a timedelta) after which the lease of a process that has died runs out, 0.1 at least. It is
-            renewed every third of that. A holder whose event loop is blocked for so long loses it.
+        lease: Seconds (or a timedelta) after which the lease of a process that has died expires, at least 0.1. A held lease
+            is renewed every third of that. A holder whose event loop is blocked for longer loses it.
 
     Raises:
         TypeError: another kind of store, or of time.
@@ -186,9 +186,9 @@ class Leases:
         self._executor = store.executor
         self._listener = Listener(store.executor, store.commands.keys.prefix)
         self._queues: dict[bytes, _Queue] = {}
-        # Leases that were given back a moment ago, and for which others wait.
+        # Leases that were released a moment ago, and that other processes wait for.
         self._awaited: set[bytes] = set()
-        # Those who have a turn: who hold it, ask for it, or give it back.
+        # Leases that are held, or are being acquired or released.
         self._inside: set[_Holding] = set()
         self._ended = asyncio.Event()
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -196,17 +196,17 @@ class Leases:
 
     @asynccontextmanager
     async def hold(self, user_id: Id, channel_id: Id) -> AsyncIterator[Lease]:
-        """Holds the lease of a session for the length of an ``async with``; waits until nobody else has it.
+        """Holds the lease of a session for the length of an ``async with``; waits until no one else holds it.
 
-        Those of one process get it in the order in which they came. If the lease is lost while it is held, that is logged,
-        and ``is_lost`` of what this gives says so; nothing is raised, and nothing is taken from the next holder. Nothing is
-        raised either where a lease cannot be given back: that is logged, and it runs out.
+        Waiters of one process get it in the order in which they came. If the lease is lost while it is held, that is logged,
+        and its ``is_lost`` is true; nothing is raised, and the next holder keeps the lease. If a lease cannot be released,
+        that is logged, and it expires.
 
         Raises:
             TypeError, ValueError: not ids.
-            RuntimeError: this task holds it already, and would wait for itself.
+            RuntimeError: this task holds the lease already, and would wait for itself.
             SessionError: these leases, or the store, are closed.
-            redis.exceptions.RedisError: the server cannot be reached, or refuses; nothing is held then.
+            redis.exceptions.RedisError: the server cannot be reached, or refuses. The lease is not held then.
         """
         address = self._commands.locate(user_id, channel_id)
         key = self._commands.keys.lease(address.user, address.channel)
@@ -228,15 +228,15 @@ class Leases:
             finally:
                 queue.leave()
         finally:
-            # Somebody else may have made another one meanwhile.
+            # Another task may have put a new queue there meanwhile.
             if queue.is_empty and self._queues.get(key) is queue:
                 del self._queues[key]
 
     async def aclose(self) -> None:
-        """Refuses what comes, and those who wait; leaves no task and no connection. The store stays open.
+        """Closes the leases: refuses new and waiting tasks, and leaves no task and no connection. The store stays open.
 
-        Waits for those who hold a lease, 5 seconds at most (for the task that calls this, not at all). What they have then
-        is not renewed any more, and runs out.
+        Waits for the holders, 5 seconds at most, except for the task that calls this. A lease that is still held then is not
+        renewed any more, and expires.
         """
         self._is_closed = True
         for queue in self._queues.values():
@@ -248,29 +248,29 @@ class Leases:
                     self._ended.clear()
                     await self._ended.wait()
         for lease in [lease for lease in self._inside if lease.is_held]:
-            logger.warning("lease %s was held when leases were closed; it runs out in %g s at most", lease.key, self._seconds)
+            logger.warning("lease %s was held when leases were closed; it expires in %g s at most", lease.key, self._seconds)
             lease.end()
             self._inside.discard(lease)
-        # Those who have asked for it are refused when they have their answer.
+        # Tasks that are acquiring a lease are refused when its reply comes.
         while self._inside:
             self._ended.clear()
             await self._ended.wait()
         while self._tasks:
             await asyncio.wait(self._tasks)
 
-    # --- to get it
+    # --- Acquiring
 
     async def _win(self, lease: _Holding) -> None:
-        """Waits until it is ours."""
+        """Acquires the lease, and waits until it can be had."""
         if lease.channel in self._awaited:
-            # Another process may be far from the server, and would never be the first to hear of it.
+            # Otherwise a process with a long way to the server would never be the first to ask.
             await asyncio.sleep(_HEAD_START)
         if await self._try(lease) is None:
             return
         with self._listener.watch(lease.channel) as watch:
             looks = 0
             while True:
-                # It is watched first and asked for then: what is published in between wakes.
+                # Subscribed first, asked then: a release in between wakes this task.
                 watch.wake.clear()
                 left = await self._try(lease)
                 if left is None:
@@ -281,22 +281,22 @@ class Leases:
     async def _wait(self, watch: Watch, left: float, looks: int) -> None:
         patience = left + _SLACK
         if not watch.is_hearing:
-            # A different time for each process, or all would come at once.
+            # Jitter: the waiters of several processes should not ask at the same moment.
             patience = min(patience, _FIRST_LOOK * 2 ** min(looks, 10), _LONGEST_LOOK) * random.uniform(0.5, 1)  # noqa: S311
         with suppress(TimeoutError):
             async with asyncio.timeout(patience):
                 await watch.wake.wait()
 
     async def _try(self, lease: _Holding) -> float | None:
-        """Asks for it; gives the seconds after which another's runs out, None if it is ours."""
+        """Tries to acquire the lease; returns None, or the seconds until another holder's lease expires."""
         if self._is_closed:
             raise _closed()
         asked = lease._loop.time()
-        # A task of its own: whoever is cancelled here learns what the server has said before it gives back what it may have.
+        # A task of its own: if this one is cancelled, the reply must still arrive, to know whether there is a lease to release.
         lease.asking = self._start(self._ask(lease))
         left = await asyncio.shield(lease.asking)
         if left is not None:
-            # Without an end, if somebody has taken that away.
+            # Negative: the key has no TTL, which only another program can have removed.
             return left if left >= 0 else self._seconds
         if self._is_closed:
             raise _closed()
@@ -314,7 +314,7 @@ class Leases:
         lease.is_taken = left is None
         return left
 
-    # --- to keep it
+    # --- Renewing
 
     def _renew_in(self, lease: _Holding, delay: float) -> None:
         lease.timer = lease._loop.call_later(delay, self._begin_renewal, lease)
@@ -326,7 +326,7 @@ class Leases:
         asked = lease._loop.time()
         try:
             is_ours = await self._executor.run(self._commands.renew(*lease.ids, lease.token, self._lease_ms))
-        except Exception as error:  # noqa: BLE001 - whatever it is, the next attempt may succeed, and the holder goes on
+        except Exception as error:  # noqa: BLE001 - any error: the next attempt may succeed, and the holder goes on
             if not lease.has_complained:
                 lease.has_complained = True
                 why = str(error) or type(error).__name__
@@ -343,7 +343,7 @@ class Leases:
         else:
             lease.lose("renewed")
 
-    # --- to give it back
+    # --- Releasing
 
     async def _give_back(self, lease: _Holding) -> None:
         was_held = lease.is_held
@@ -351,7 +351,7 @@ class Leases:
         self._inside.discard(lease)
         self._ended.set()
         if lease.is_taken or (lease.asking is not None and not lease.asking.done()):
-            # Whoever is cancelled here gives it back nonetheless.
+            # In a task of its own, so that it is released also if this task is cancelled.
             releasing = self._start(self._release(lease, was_held))
             if was_held:
                 await asyncio.shield(releasing)
@@ -366,17 +366,17 @@ class Leases:
             try:
                 is_awaited = await self._executor.run(command)
             except OutcomeUnknown:
-                # By its token, once more does no harm; and that it is gone then means nothing.
+                # Safe to repeat, since it is by token. If the key is gone then, the first attempt may have removed it.
                 is_awaited, was_held = await self._executor.run(command), False
-        except Exception as error:  # noqa: BLE001 - what was done under it is done, and it runs out by itself
+        except Exception as error:  # noqa: BLE001 - any error: the work under the lease is done, and the lease expires by itself
             why = str(error) or type(error).__name__
-            logger.warning("lease %s cannot be given back, it runs out in %g s at most: %s", lease.key, self._seconds, why)
+            logger.warning("lease %s cannot be released, it expires in %g s at most: %s", lease.key, self._seconds, why)
             lease.settle(lease.is_lost)
             return
         if is_awaited is not None:
             lease.settle(False)
         elif was_held:
-            lease.lose("given back")
+            lease.lose("released")
         else:
             lease.settle(lease.is_lost)
         if is_awaited:

@@ -38,7 +38,7 @@ _PLAIN: Final[dict[bytes | int, str]] = {
 
 @dataclass(slots=True)
 class _Record:
-    """A session as the hash in Redis has it; deadline is in milliseconds since 1970, inf for none."""
+    """A session as the hash in Redis holds it. ``deadline`` is in milliseconds since 1970, inf for none."""
 
     index: bytes
     member: bytes
@@ -57,7 +57,7 @@ class _Record:
 
 @dataclass(slots=True)
 class _Holder:
-    """Who has a lease; deadline is in milliseconds since 1970."""
+    """The holder of a lease. ``deadline`` is in milliseconds since 1970."""
 
     token: bytes
     deadline: int
@@ -91,7 +91,7 @@ class MemoryExecutor:
         self._keep_clean()
         if command.script is None:
             return command.parse(getattr(self, _PLAIN[command.args[0]])(*command.args[1:]))
-        # Named as in the header of the script that does the same in Redis; EVALSHA and the SHA are not for it.
+        # The method takes the arguments by the names in the script's header. args begin with EVALSHA and the SHA.
         script = command.script
         return command.parse(getattr(self, f"_{script.name}")(**script.bind(command.args[2:])))
 
@@ -102,7 +102,7 @@ class MemoryExecutor:
         return [self]
 
     async def listen(self) -> None:
-        """Nothing is published here: there is nobody else."""
+        """Returns None: nothing is published, since no other process shares this store."""
 
     async def aclose(self) -> None:
         self.stop_cleanup()
@@ -115,13 +115,13 @@ class MemoryExecutor:
             self._timer = loop.call_later(self._cleanup_interval, _clean, weakref.ref(self))
 
     def stop_cleanup(self) -> None:
-        """Ends the clean-ups in the background."""
+        """Stops the clean-ups in the background."""
         self._cleanup_interval = None
         if self._timer is not None:
             self._timer.cancel()
 
     def cleanup(self) -> int:
-        """Forgets what has expired; returns how many sessions that were."""
+        """Removes expired sessions and leases; returns how many sessions that were."""
         now_ms = self._now_ms()
         expired = [key for key, record in self._records.items() if record.deadline <= now_ms]
         for key in expired:
@@ -220,7 +220,7 @@ class MemoryExecutor:
         return Status.OK, int(holder.is_awaited)
 
     def _holder(self, lease: bytes, token: bytes) -> _Holder | None:
-        """The holder, if it is the one with this token."""
+        """The holder of a lease, if this token holds it; else None."""
         holder = self._leases.get(lease)
         return holder if holder is not None and holder.token == token and holder.deadline > self._now_ms() else None
 
@@ -305,7 +305,7 @@ class MemoryExecutor:
         return Status.OK, record.version
 
     def _next_version(self) -> int:
-        # One count for all sessions: it never repeats for one that was deleted, whatever the clock does.
+        # One counter for all sessions: so a version never repeats for a deleted session, whatever the clock does.
         return max(self._last_version + 1, math.floor(self._clock() * 1_000_000))
 
     def _deadline(self, own_deadline: int | None, ttl_ms: OptionalInt) -> float:
@@ -315,7 +315,7 @@ class MemoryExecutor:
 
 
 def _clean(reference: weakref.ref[MemoryExecutor]) -> None:
-    # The timer must not keep alive a store that nobody has any more.
+    # A weak reference: the timer must not keep an unused store alive.
     executor = reference()
     if executor is not None:
         executor.cleanup()
@@ -329,7 +329,7 @@ def _wall_clock() -> float:
 
 
 class MemorySessionStore(CommandStore):
-    """Sessions in the memory of this process, gone with it. Everything else is as in ``SessionStore``.
+    """Sessions in the memory of this process, which are gone when it ends. Everything else is as in ``SessionStore``.
 
     Not thread-safe: one event loop.
 
@@ -360,13 +360,13 @@ class MemorySessionStore(CommandStore):
         super().__init__(Commands(prefix="", ttl=ttl, codec=codec or Codec(), max_bytes=max_bytes), self._memory)
 
     def cleanup(self) -> int:
-        """Forgets what has expired, now; returns how many sessions that were."""
+        """Removes expired sessions now; returns how many."""
         return self._memory.cleanup()
 
     def destroy(self) -> None:
-        """Stops the clean-up in the background. What is stored stays readable."""
+        """Stops the clean-up in the background. The sessions stay readable."""
         self._memory.stop_cleanup()
 
 
-#: As in the page this package is a store for: ``store = memory_store(cleanup_interval=60.0)``.
+#: Another name, as in the documentation of @igniter-js/bot, whose stores this package replaces.
 memory_store = MemorySessionStore

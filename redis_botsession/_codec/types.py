@@ -1,4 +1,4 @@
-"""What msgpack does not know by itself, as its extension types.
+"""The types that msgpack does not know, as its extension types.
 
 The codes are part of what is stored: they are never renumbered, and their contents never change their form.
 """
@@ -20,7 +20,7 @@ _MICROSECOND = timedelta(microseconds=1)
 
 
 class CodecError(Exception):
-    """Why a value cannot be packed or unpacked, in words that hold none of the data.
+    """A value cannot be packed or unpacked. The message holds none of the data.
 
     Attributes:
         reason: Those words.
@@ -34,7 +34,7 @@ class CodecError(Exception):
 
 
 class Ext(enum.IntEnum):
-    """The codes."""
+    """The codes of the extension types."""
 
     INT = 1  # big-endian two's complement; only beyond 64 bits
     TUPLE = 2  # array
@@ -50,7 +50,7 @@ class Ext(enum.IntEnum):
 
 
 def _zone(zone: tzinfo | None, offset: timedelta | None, what: str) -> int | str | None:
-    """How a time zone is stored: the key of a ZoneInfo, else the offset in microseconds, None for naive."""
+    """The stored form of a time zone: the key of a ZoneInfo, else the offset in microseconds; None for a naive value."""
     if zone is None:
         return None
     if isinstance(zone, ZoneInfo) and zone.key is not None:
@@ -95,11 +95,11 @@ def _array(*items: int | str | None) -> bytes:
 
 
 def _of_array(make: Callable[..., Any]) -> Callable[[bytes], Any]:
-    # Its items are numbers, text and None; no extension, so nothing nests here.
+    # The items are numbers, text and None, never extension types, so nothing nests here.
     return lambda content: make(*msgpack.unpackb(content))
 
 
-#: Types without anything inside: how their content is made.
+#: How to encode the types that hold no other values.
 ENCODERS: dict[type, tuple[Ext, Callable[[Any], bytes]]] = {
     int: (Ext.INT, lambda value: value.to_bytes(value.bit_length() // 8 + 1, "big", signed=True)),
     datetime: (Ext.DATETIME, _from_datetime),
@@ -110,7 +110,7 @@ ENCODERS: dict[type, tuple[Ext, Callable[[Any], bytes]]] = {
     UUID: (Ext.UUID, lambda value: value.bytes),
 }
 
-#: The reverse.
+#: How to decode them.
 DECODERS: dict[int, Callable[[bytes], Any]] = {
     Ext.INT: lambda content: int.from_bytes(content, "big", signed=True),
     Ext.DATETIME: _of_array(_to_datetime),
@@ -121,5 +121,5 @@ DECODERS: dict[int, Callable[[bytes], Any]] = {
     Ext.UUID: lambda content: UUID(bytes=content),
 }
 
-#: Containers that msgpack does not have: what to make of the items.
+#: Containers that msgpack does not have: what to make of a list of the items.
 CONTAINERS: dict[int, Callable[[list[Any]], Any]] = {Ext.TUPLE: tuple, Ext.SET: set, Ext.FROZENSET: frozenset}

@@ -1,4 +1,4 @@
-"""Walks through a value, and packs it."""
+"""Walks through values: packs them, checks types, depth and size, and finds the path of a value that cannot be stored."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ import msgpack
 
 from .types import ENCODERS, CodecError, Ext
 
-#: How many containers may stand inside each other in a value.
+#: How deep containers may be nested in a value.
 MAX_DEPTH = 32
 #: How text becomes bytes: lone surrogates are legal in a Python str, though not in UTF-8.
 SURROGATES = "surrogatepass"
 SCALARS = frozenset({type(None), bool, int, float, str, bytes})
-#: Types whose values never change and have nothing inside that could.
+#: Types whose values never change, and hold no values that could.
 IMMUTABLE: frozenset[type] = SCALARS.union(ENCODERS)
 CONTAINER_TYPES: frozenset[type] = frozenset({dict, list, tuple, set, frozenset})
 TOO_DEEP = f"nested deeper than {MAX_DEPTH} levels"
@@ -27,7 +27,7 @@ _SHOWN = 60
 
 @dataclass(frozen=True, slots=True)
 class Registered:
-    """A type of the user's own: the name that is stored, and the hooks."""
+    """A type that was registered: its stored name, and its hooks."""
 
     tag: str
     encode: Callable[[Any], Any]
@@ -35,11 +35,11 @@ class Registered:
 
 
 class TooManyBytesError(Exception):
-    """A value takes more than the limit."""
+    """A value takes more bytes than the limit."""
 
 
 class Packing:
-    """Packs the values of one call of ``encode`` after the other."""
+    """Packs the values of calls of ``encode``, one call after the other."""
 
     def __init__(self, by_type: Mapping[type, Registered], leaves: frozenset[type]) -> None:
         self._by_type = by_type
@@ -48,10 +48,10 @@ class Packing:
         self._pack = self._packer()
 
     def start(self, max_bytes: int) -> None:
-        """Begins a call, of which all values together may take ``max_bytes``."""
+        """Begins a call whose values may take ``max_bytes`` in all."""
         self.max_bytes = max_bytes
         self._depth = 0
-        # Bytes packed at each depth. Those of one depth stand beside each other in the end, so each sum is a lower limit.
+        # Bytes packed at each depth. Those of one depth end up side by side, so each sum is a lower bound of the size.
         self._packed = [0] * (MAX_DEPTH + 1)
 
     def pack(self, value: Any) -> bytes:
@@ -67,7 +67,7 @@ class Packing:
         return self._pack(value)
 
     def locate(self, value: Any, name: str) -> CodecError | None:
-        """The first thing inside of ``value`` that cannot be stored, with its path; the slow way, once there is one."""
+        """Finds the first value inside ``value`` that cannot be stored, with its path. Slow; for after packing failed."""
         level: list[_Node] = [_Node(None, "", value)]
         self._packed = [0] * (MAX_DEPTH + 1)
         for depth in count():
@@ -88,7 +88,7 @@ class Packing:
                         self._packer()(node.value)
                     except TooManyBytesError:
                         return None
-                    except Exception as error:  # noqa: BLE001 - whatever a hook raises is the reason
+                    except Exception as error:  # noqa: BLE001 - a hook may raise anything, which is the reason then
                         return CodecError(f"{kind.__qualname__}: {reason_of(error)}", node.path(name))
             if not below:
                 break
@@ -119,7 +119,7 @@ class Packing:
         return msgpack.ExtType(code, content)
 
     def _nested(self, kind: type, value: Any) -> tuple[Ext, bytes]:
-        """The extension type and content of what has other values inside."""
+        """The extension type and content of a container or a registered type."""
         pack = self._packer()
         if kind is tuple:
             return Ext.TUPLE, pack(list(value))
@@ -134,7 +134,7 @@ class Packing:
 
 
 def check_loaded(value: Any, leaves: frozenset[type]) -> None:
-    """``check`` for what has just been unpacked, which is no larger than its bytes were: of types, keys and depth alone.
+    """Checks an unpacked value: its types, keys and depth. Its size is bounded by the bytes it was unpacked from.
 
     Raises:
         CodecError: a type or a depth that cannot be stored.
@@ -162,7 +162,7 @@ def check_loaded(value: Any, leaves: frozenset[type]) -> None:
 
 
 def check(value: Any, leaves: frozenset[type], max_bytes: int) -> None:
-    """Refuses the types and depths that the packer would let pass, and what is too large before memory is taken for it.
+    """Refuses types and depths that the packer would accept, and values that are too large before memory is used for them.
 
     Raises:
         CodecError: a type or a depth that cannot be stored.
@@ -172,7 +172,7 @@ def check(value: Any, leaves: frozenset[type], max_bytes: int) -> None:
     level: list[Any] = [value]
     for depth in count():
         below: list[Any] = []
-        # Each item takes a byte at least; one list that stands in many places is many items.
+        # Each item takes at least one byte. A list that appears in several places counts each time.
         left -= len(level)
         has_containers = False
         for item in level:
@@ -186,7 +186,7 @@ def check(value: Any, leaves: frozenset[type], max_bytes: int) -> None:
             if kind is dict:
                 below.extend(item.values())
                 if not _KEY_TYPES.issuperset(map(type, item)):
-                    # Other keys are looked at as values are: what is hashable and can be stored can be a key.
+                    # Other keys are checked like values: anything hashable that can be stored can be a key.
                     below.extend(name for name in item if type(name) not in _KEY_TYPES)
                 left -= sum(len(name) for name in item if type(name) is str or type(name) is bytes)
             elif kind in CONTAINER_TYPES:
@@ -206,7 +206,7 @@ def check(value: Any, leaves: frozenset[type], max_bytes: int) -> None:
 
 
 class _Node:
-    """A place inside of a value."""
+    """The path of a value inside another."""
 
     __slots__ = ("parent", "step", "value")
 
@@ -216,7 +216,7 @@ class _Node:
         self.value = value
 
     def path(self, name: str) -> str:
-        """Like ``cart[2].price``."""
+        """The path as text, such as ``cart[2].price``."""
         steps = []
         node: _Node = self
         while node.parent is not None:
@@ -242,7 +242,7 @@ def _children(node: _Node) -> Iterable[_Node]:
 
 
 def show(key: object) -> str:
-    """A key for a message: short, whatever it is."""
+    """A key as short text for a message, of whatever type it is."""
     try:
         shown = repr(key)
     except Exception:  # noqa: BLE001 - a foreign __repr__, or an int of too many digits
@@ -251,7 +251,7 @@ def show(key: object) -> str:
 
 
 def reason_of(error: Exception) -> str:
-    # What others say may quote the data; they are the cause of what is raised, not part of its message.
+    # The message of a foreign error may quote the data, so it only becomes the cause of ours.
     return error.reason if isinstance(error, CodecError) else type(error).__name__
 
 

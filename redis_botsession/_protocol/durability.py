@@ -1,4 +1,4 @@
-"""How sure a write has to be before it counts as done: copies on replicas (WAIT), on disk (WAITAOF). Nothing here does I/O.
+"""Durable writes: waiting for replicas (WAIT) and disks (WAITAOF) before a write counts as done. Nothing here does I/O.
 
 Both wait for the writes that came before them on the same connection
 (https://redis.io/docs/latest/commands/wait/, https://redis.io/docs/latest/commands/waitaof/).
@@ -20,11 +20,11 @@ DEFAULT_WAIT = 1.0
 
 @dataclass(frozen=True, slots=True)
 class Durability:
-    """What has to vouch for a write.
+    """What must confirm a write before it counts as done.
 
     Attributes:
-        replicas: So many replicas have it; with ``fsync`` in their append-only files, on disk.
-        fsync: The primary has it in its append-only file, on disk.
+        replicas: How many replicas must have it; with ``fsync``, in their append-only files on disk.
+        fsync: Whether the primary must have it in its append-only file on disk.
         within: Seconds that the server waits for that.
     """
 
@@ -33,14 +33,18 @@ class Durability:
     within: float
 
     def request(self, within: float | None = None) -> tuple[Argument, ...]:
-        """The command that waits, ``within`` seconds if given; to be sent behind the writes."""
+        """The command that waits for the confirmations, to be sent after the writes.
+
+        Args:
+            within: Seconds to wait; default: those of this object.
+        """
         ms = max(1, round((self.within if within is None else within) * 1000))
         if self.fsync:
             return (b"WAITAOF", 1, self.replicas, ms)
         return (b"WAIT", self.replicas, ms)
 
     def check_within(self, limit: float) -> None:
-        """Raises ``ValueError`` if a connection would be given up before the server has waited long enough; seconds."""
+        """Raises ``ValueError`` if connections count as lost after ``limit`` seconds, while the server still waits."""
         if self.within >= limit:
             raise ValueError(
                 f"wait_timeout must be less than socket_timeout and timeout, {limit:g} s, not {self.within:g}: "
@@ -48,7 +52,7 @@ class Durability:
             )
 
     def shortfall(self, reply: Any) -> str | None:
-        """What is missing, by the reply to ``request``; None: nothing is."""
+        """What the reply to ``request`` shows to be missing, as text; None if nothing is."""
         if isinstance(reply, Exception):
             return str(reply)
         synced, replicas = reply if self.fsync else (1, reply)
@@ -61,7 +65,7 @@ class Durability:
 
 
 def durability_of(replicas: Any, fsync: Any, within: float) -> Durability | None:
-    """What a store's ``replicas``, ``fsync`` and ``wait_timeout`` (seconds) ask for; None: nothing.
+    """The durability for a store's ``replicas``, ``fsync`` and ``wait_timeout`` (seconds); None if nothing must confirm writes.
 
     Raises:
         TypeError, ValueError: not a number of replicas, or not a positive time.
@@ -76,7 +80,7 @@ def durability_of(replicas: Any, fsync: Any, within: float) -> Durability | None
 
 
 def unproven(command: Command[Any], reply: Any, shortfall: str, proof: Any) -> Exception | None:
-    """What the caller of a write gets whose durability is not proven; None: the reply, since nothing was there to delete.
+    """The error for the caller of a write that was not confirmed; None if there was nothing to delete, so nothing can be lost.
 
     Args:
         command: The write.

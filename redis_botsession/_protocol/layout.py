@@ -1,4 +1,4 @@
-"""From the ids of a session to its keys in Redis, and back.
+"""The layout of the data in Redis: keys, and the names of a session's metadata fields.
 
     session   {prefix}{{esc(user)}}:esc(channel)
     index     {prefix}{{esc(user)}}
@@ -21,7 +21,7 @@ from urllib.parse import quote_from_bytes, unquote_to_bytes
 from .._codec.walk import SURROGATES
 from .._session.record import Id, normal_id
 
-#: The names of the metadata among a session's fields. None is valid UTF-8, so none is a key of the user's.
+#: The names of the metadata fields of a session's hash. None is valid UTF-8, so no top-level key has such a name.
 VERSION: Final = b"\xffv"
 CREATED_AT: Final = b"\xffc"
 BORN: Final = b"\xffb"
@@ -37,7 +37,7 @@ _AFTER_PREFIX = re.compile(rb"\{([A-Za-z0-9._%-]+)\}:([A-Za-z0-9._%-]+)")
 def _escape(text: str) -> bytes:
     if _PLAIN.fullmatch(text):
         return text.encode("ascii")
-    # quote() never touches "~", which is not in our alphabet.
+    # quote() leaves "~" as it is, which is outside of the alphabet of ``esc``.
     return quote_from_bytes(text.encode("utf-8", SURROGATES), safe="").replace("~", "%7E").encode("ascii")
 
 
@@ -46,22 +46,22 @@ def _unescape(escaped: bytes) -> str:
 
 
 def member(channel_id: str) -> bytes:
-    """The member of a user's index that stands for ``channel_id``."""
+    """The member of a user's index for ``channel_id``."""
     return channel_id.encode("utf-8", SURROGATES)
 
 
 def channel_of(index_member: bytes) -> str:
-    """The channel that ``index_member`` stands for."""
+    """The channel of a member of a user's index."""
     return index_member.decode("utf-8", SURROGATES)
 
 
 def owner_tag(session_key: bytes) -> bytes:
-    """8 bytes that tell whose hash this is; checked at every load."""
+    """8 bytes of a digest of the key, stored in the session's hash and compared at every load."""
     return blake2b(session_key, digest_size=8).digest()
 
 
 def slot_of(user_id: str) -> int:
-    """The hash slot of a Redis Cluster (0 to 16383) in which all keys of a user are.
+    """The hash slot (0 to 16383) of a Redis Cluster for all keys of a user.
 
     CRC16 of the hash tag, as in the specification of Redis Cluster.
     """
@@ -70,7 +70,7 @@ def slot_of(user_id: str) -> int:
 
 @dataclass(slots=True)
 class Location:
-    """Where a session is, and what is derived from that.
+    """Where a session is: its keys, slot and owner tag.
 
     Attributes:
         user: The user's id.
@@ -114,7 +114,7 @@ class Keys:
         self.pattern = self._prefix + b"{*}:*"
 
     def locate(self, user_id: Id, channel_id: Id) -> Location:
-        """Where the session of these two is.
+        """The location of a session.
 
         Raises:
             TypeError, ValueError: not ids.
@@ -134,11 +134,11 @@ class Keys:
         return b"%b{%b}:%b" % (self._prefix, _escape(user_id), _escape(channel_id))
 
     def lease(self, user_id: str, channel_id: str) -> bytes:
-        """The key of the lease of one session; no session's, since a colon in a channel is encoded."""
+        """The key of a session's lease. It is never the key of a session: a colon in a channel id is encoded."""
         return self.session(user_id, channel_id) + b":lock"
 
     def ids(self, key: bytes) -> tuple[str, str] | None:
-        """The (user_id, channel_id) of a session key, or None for a key that is not ours."""
+        """The (user_id, channel_id) of a session key; None for any other key."""
         if not key.startswith(self._prefix):
             return None
         parts = _AFTER_PREFIX.fullmatch(key, len(self._prefix))

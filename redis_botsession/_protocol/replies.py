@@ -1,4 +1,4 @@
-"""What replies mean: results, or this package's errors. Nothing here does I/O."""
+"""Parses replies: into results, or into this package's errors. Nothing here does I/O."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _KINDS: Final = {"READONLY": ReadOnlyError, "OOM": OutOfMemoryError}
 
 
 class Status(enum.IntEnum):
-    """The first item of every script's reply."""
+    """The status that every script returns as the first item of its reply."""
 
     OK = 1
     REMOVED = 2
@@ -36,7 +36,7 @@ class Status(enum.IntEnum):
 
 
 def text_of(key: bytes) -> str:
-    """A key, or the name of a field, for messages."""
+    """A key or the name of a field as text, for messages."""
     return key.decode("utf-8", "backslashreplace")
 
 
@@ -70,7 +70,7 @@ def loaded_of(address: Location, codec: Codec, max_bytes: int, reply: Any) -> Lo
         CorruptSession: the hash is not the session of this location, or is damaged.
         SessionTooLarge: more than ``max_bytes`` bytes.
     """
-    # RESP2 gives a flat list, RESP3 a dict.
+    # A RESP2 reply is a flat list, a RESP3 reply is a dict.
     flat: list[bytes] = reply if type(reply) is list else [*chain.from_iterable(reply.items())]
     if not flat:
         return None
@@ -80,7 +80,7 @@ def loaded_of(address: Location, codec: Codec, max_bytes: int, reply: Any) -> Lo
     owner: bytes | None
     expires: bytes | None
     if names[:4] == _FIRST and BORN not in names and EXPIRES_AT not in names:
-        # As the scripts write it. (A server that keeps a long hash otherwise gives its fields in any order.)
+        # The order in which the scripts write the fields. A hash that has become a table returns them in any order.
         version, _, created, owner, expires = *packed[:4], None
         del names[:4], packed[:4]
     else:
@@ -152,13 +152,13 @@ def was_there(key: bytes, expected: int | None, reply: Any) -> bool:
 
 
 def held_for(reply: Any) -> float | None:
-    """For how many seconds another has the lease yet; None if it is ours now."""
+    """Seconds until the lease of another holder expires; None if the lease was acquired."""
     status, ms = reply
     return ms / 1000 if status == Status.HELD else None
 
 
 def is_awaited(reply: Any) -> bool | None:
-    """Whether somebody waits for the lease that was given back; None if it was not ours any more."""
+    """Whether there are waiters for the lease that was released; None if it was not held any more."""
     status, waiting = reply
     return bool(waiting) if status == Status.OK else None
 
@@ -174,7 +174,7 @@ def _refusal(key: bytes, expected: int | None, status: int, detail: Any) -> Exce
         now = f"is at version {detail}" if detail else "does not exist"
         return VersionConflict(
             f"session {name} {now}, expected was {expected}; nothing was written. "
-            "Load it again and decide anew, or use modify()",
+            "Load it again and decide again, or use modify()",
             key=name,
             expected=expected,
             actual=detail,
@@ -192,11 +192,13 @@ def _refusal(key: bytes, expected: int | None, status: int, detail: Any) -> Exce
 
 def _corrupt(key: bytes, field: bytes, reason: str) -> CorruptSession:
     name, label = text_of(key), text_of(field)
-    return CorruptSession(f"session {name}: field {label}: {reason}; delete the session, or set it anew", key=name, field=label)
+    return CorruptSession(
+        f"session {name}: field {label}: {reason}; delete the session, or replace it with set()", key=name, field=label
+    )
 
 
 def _damage(key: bytes, times: dict[bytes, bytes | None]) -> CorruptSession:
-    """Which of these fields is no time, and why."""
+    """The error for the first of these fields that is no time."""
     for field, raw in times.items():
         try:
             from_micros(int(raw or 0))

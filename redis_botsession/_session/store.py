@@ -116,7 +116,7 @@ class BotSessionStore(ABC):
         Args:
             user_id: The user.
             channel_id: The channel.
-            ttl: Seconds or a timedelta, until the next write or touch; None: the store's.
+            ttl: Seconds or a timedelta, until the next write or touch; None: the TTL of the store.
 
         Returns:
             Whether there is such a session.
@@ -127,7 +127,8 @@ class BotSessionStore(ABC):
         """Removes a session.
 
         Returns:
-            Whether there was one. (After a lost connection the command is sent again, and finds none any more.)
+            Whether there was one. False also if the connection was lost after the session was removed: then the command is
+            sent again, and finds none.
 
         Raises:
             VersionConflict: there is another version than ``expected_version``.
@@ -136,19 +137,19 @@ class BotSessionStore(ABC):
 
     @abstractmethod
     async def clear(self, user_id: Id) -> int:
-        """Removes all sessions that the user has at the start; returns how many. Nobody else's, whatever the id looks like."""
+        """Removes all sessions that the user has when this starts, and no other user's; returns how many."""
 
     @abstractmethod
     async def channels(self, user_id: Id) -> list[str]:
-        """The channels in which the user has a live session, in no particular order."""
+        """The channels in which the user has a session, in no particular order."""
 
     @abstractmethod
     def scan(self) -> AsyncIterator[tuple[str, str]]:
-        """Every (user_id, channel_id), each once; what is created or removed meanwhile may or may not be among them."""
+        """Yields every (user_id, channel_id) once. Sessions created or removed meanwhile may or may not be among them."""
 
     @abstractmethod
     async def size(self) -> int:
-        """How many live sessions there are; counts by ``scan``, so it is for operators, not for every message."""
+        """Counts the sessions by ``scan``. It is for operators, not for every message."""
 
     # --- What follows from that
 
@@ -257,8 +258,8 @@ class BotSessionStore(ABC):
     ) -> int:
         """Replaces all top-level keys but some, atomically, and renews the rolling TTL.
 
-        Unlike ``set`` it leaves ``created_at``, ``expires_at`` and the keys to keep as they are in the store, whoever writes
-        them meanwhile.
+        Unlike ``set`` it leaves ``created_at``, ``expires_at`` and the keys to keep as they are in the store, also if they
+        are written meanwhile.
 
         Args:
             user_id: The user.

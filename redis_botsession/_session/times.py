@@ -8,10 +8,10 @@ from datetime import UTC, datetime, timedelta
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 _MILLISECOND = timedelta(milliseconds=1)
-# The index keeps expiries as doubles, which are exact below 2^53; half of that leaves room for "now + ttl".
+# The scores of the index are doubles, which are exact below 2^53. Half of that leaves room for "now + ttl".
 _LONGEST_TTL_MS = 2**52
-# Microseconds up to which a double of seconds is exact to less than half of one (until 2242); fromtimestamp takes a third of
-# the time.
+# Up to here (the year 2242) seconds as a double are exact to less than half a microsecond, so fromtimestamp can be used,
+# which takes a third of the time.
 _EXACT = 2**33 * 1_000_000
 
 #: Seconds; a day.

@@ -1,6 +1,6 @@
-"""What the adapters share: how the ids and the dicts of a framework become those of a store, and back.
+"""Ids and dict keys of a framework as ids and top-level keys of a store, and back; for all adapters.
 
-All of it is injective: what is different in the framework stays different in the store.
+The mapping is injective: two different ids or keys of the framework never become the same in the store.
 """
 
 from __future__ import annotations
@@ -22,21 +22,22 @@ _PLAIN: Final = re.compile(r"[A-Za-z0-9_-]+")
 
 
 def channel_of(*parts: str | int, **tagged: str | int | None) -> str:
-    """The channel of a store for what a framework keeps apart by several ids.
+    """The channel id for a state that a framework keeps apart by several ids.
 
     ``channel_of(777, -42, t=5, d=None)`` is ``"777.-42.t5"``: the parts with dots between them, then those tagged ones that are
-    not None, each with its tag. What is no letter, digit, ``_`` or ``-`` is percent-encoded, so it splits in one way only.
+    not None, each with its tag. Other characters than letters, digits, ``_`` and ``-`` are percent-encoded, so it splits in one
+    way only.
 
     Args:
-        *parts: Ids that are always there. Those of one framework are always as many.
-        **tagged: Ids that may be missing (None). Each tag is one letter; those of one framework always come in one order.
+        *parts: Ids that are always there. Their number is fixed for each framework.
+        **tagged: Ids that may be missing (None). Each tag is one letter; the order is fixed for each framework.
     """
     optional = [f"{tag}{_escape(value)}" for tag, value in tagged.items() if value is not None]
     return ".".join([*map(_escape, parts), *optional])
 
 
 def parts_of(channel: str, count: int) -> tuple[list[str], dict[str, str]]:
-    """The reverse of ``channel_of``: ``count`` parts, and the tagged ones.
+    """Splits a channel id of ``channel_of`` into ``count`` parts and the tagged ones.
 
     Raises:
         ValueError: ``channel_of`` never made such a channel.

@@ -1,7 +1,8 @@
-"""A dict of a framework's that is a copy of a session: what has changed in either, and both merged. No I/O.
+"""A three-way merge between a session and a dict that a framework keeps as its copy. No I/O.
 
-A framework keeps such dicts for longer than a message, in several processes at once. Each key is compared with what both
-had in common last, the base, by its packed bytes: nested changes show, and what one side has changed the other takes over.
+The framework keeps such dicts for longer than one message, in several processes at once. The base is what dict and session had
+in common last. Each key of both is compared with the base by its packed bytes, so changes inside a value show: a key that only
+one side has changed is taken over by the other.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from ._ids import Names
 Data = dict[Any, Any]
 Packed = dict[bytes, bytes]
 
-# Two that are no packed value: of a value that the store may or may not have, and of one that cannot be stored.
+# Two markers that equal no packed value: "the store may or may not have this value", and "this value cannot be stored".
 _UNSURE = b""
 _UNSTORABLE = b"\xc1"
 
@@ -40,7 +41,7 @@ class Packer:
         self._max_bytes = max_bytes
 
     def pack(self, data: Data, key: str) -> tuple[dict[bytes, Any], Packed, SerializationError | SessionTooLarge | None]:
-        """The keys, and the packed values, by their names in the store; and why not everything could be packed.
+        """Packs a dict: its keys and its packed values by their names in the store, and the error if a value cannot be stored.
 
         Args:
             data: The dict.
@@ -68,7 +69,7 @@ class Packer:
         """Whether two packed values are of one value; None: there is none."""
         if was == now or not was or not now:
             return was == now
-        # As we would have packed it: others may have packed it otherwise.
+        # Another program may have packed the same value to other bytes, so compare it packed by this codec.
         return self._codec.encode(self._codec.decode({b"": was}))[b""] == now
 
     def _encode(self, data: Data, key: str) -> Packed:
@@ -76,11 +77,11 @@ class Packer:
 
 
 class Copy:
-    """What a dict and its session had in common last.
+    """The base of a merge: what a dict and its session had in common last.
 
     Attributes:
-        base: The packed values, by their names. Never changed in place: whoever holds one compares with it later.
-        version: The session's version then; 0: there is none that we know of.
+        base: The packed values by name. Never changed in place, since a pending write compares with the base it began from.
+        version: The session's version then; 0: no session is known.
     """
 
     __slots__ = ("_created_at", "_key", "_packer", "base", "version")
@@ -93,7 +94,7 @@ class Copy:
         self._created_at: datetime | None = None
 
     def changes(self, data: Data, base: Packed, *, piecemeal: bool = False) -> tuple[Changes, SerializationError | None]:
-        """What leads from ``base`` to ``data``; with ``piecemeal`` without what cannot be stored, and the error for that.
+        """The changes from ``base`` to ``data``; with ``piecemeal``, without values that cannot be stored, and their error.
 
         Raises:
             SerializationError: something cannot be stored, and not ``piecemeal``.
@@ -105,25 +106,25 @@ class Copy:
         return self._between(base, keys, packed, data), error
 
     def follow(self, changes: Changes, version: int) -> None:
-        """``changes`` are applied; ``version``: of the session now, 0: there was none, and they are lost with it."""
+        """Moves the base on after ``changes`` were written. ``version`` is the session's; 0: it was gone, and so are they."""
         if not self.version:
             self._created_at = None
-        # Without a new one it stays: the next merge sees by it what has happened.
+        # Kept if there is no new one, so that the next merge sees that the session is gone.
         self.version = version or self.version
         removed = {_field(name) for name in changes.removed}
         self.base = {field: now for field, now in {**self.base, **changes.packed}.items() if field not in removed}
 
     def doubt(self, changes: Changes) -> None:
-        """``changes`` may have been applied or not: what becomes of their keys is to be written in any case."""
+        """Marks the keys of ``changes`` as unsure: they may or may not be written, so they are written again in any case."""
         self.base = {**self.base, **dict.fromkeys([*changes.packed, *map(_field, changes.removed)], _UNSURE)}
 
     def merge(self, data: Data, loaded: Loaded | None) -> Changes | None:
-        """Takes over into ``data``, in place, what has changed in the session; keeps what has changed in ``data``.
+        """Merges the changes of the session into ``data``, in place; the changes of ``data`` stay.
 
-        A session that is gone, or is another than it was, takes everything with it, what was not written yet, too.
+        If the session is gone, or is another one than before, ``data`` is emptied, with changes that were not written yet.
 
         Returns:
-            What was lost with it; None: the session is the same, or there was none before.
+            The changes that were lost by that; None: the session is the same, or there was none before.
         """
         session = None if loaded is None else loaded.session
         theirs = {} if loaded is None else self._packer.stored(loaded)
@@ -146,7 +147,7 @@ class Copy:
 
     def _is_another(self, session: BotSession) -> bool:
         if self._created_at is None:
-            # The session we know was created by us, at that version or before.
+            # This copy created the session, at that version or before.
             return session.created_at > from_micros(self.version)
         return session.created_at != self._created_at
 

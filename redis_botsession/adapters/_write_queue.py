@@ -18,13 +18,13 @@ Work = Callable[[], Awaitable[None]]
 
 #: How many sessions are loaded or written at once, where there are many.
 BATCH = 256
-# Trying these again would not help.
+# Errors that another attempt would not mend.
 _HOPELESS = SerializationError, SessionTooLarge, CorruptSession, TypeError, ValueError
 
 
 @dataclass(slots=True, eq=False)
 class _Write:
-    """Something to be done to one session.
+    """A write to one session that is still to be done.
 
     Attributes:
         address: The session.
@@ -38,7 +38,7 @@ class _Write:
 
 
 class Pending:
-    """Writes that are not done yet. What is submitted for a session takes the place of what was before.
+    """The writes that are still to be done. A new write for a session replaces an older one.
 
     A write that fails raises, and is tried again together with the next that is submitted, unless what it writes cannot be
     stored. So its work must do no harm when it is done twice.
@@ -51,11 +51,11 @@ class Pending:
         self._delete = delete
         self._latest: dict[Address, _Write] = {}
         self._failed: dict[Address, _Write] = {}
-        # One turn at a time for each session; a lock lives as long as somebody holds or awaits it.
+        # The lock of each session. An entry lives while a task holds or awaits the lock.
         self._turns: WeakValueDictionary[Address, asyncio.Lock] = WeakValueDictionary()
 
     def submit(self, address: Address, work: Work | None, *, drops: bool = False) -> Coroutine[Any, Any, None]:
-        """Has something written, when what is returned is awaited; it counts from now on.
+        """Submits a write. It counts as submitted now, and is done when the returned coroutine is awaited.
 
         Args:
             address: The session.
@@ -102,7 +102,7 @@ class Pending:
                 results = await asyncio.gather(*map(self._do, batch), return_exceptions=True)
                 errors += [result for result in results if isinstance(result, BaseException)]
         except BaseException:
-            # Cancelled: some may not even have begun.
+            # Cancelled: some writes may not even have begun.
             self._failed |= {write.address: write for write in writes if self._latest.get(write.address) is write}
             raise
         if errors:
@@ -110,7 +110,7 @@ class Pending:
 
     async def _do(self, write: _Write) -> None:
         async with self.turn(write.address):
-            # Else it is done, or another has taken its place.
+            # Unless it is done, or a newer write has replaced it.
             if self._latest.get(write.address) is write:
                 await self._do_now(write)
 

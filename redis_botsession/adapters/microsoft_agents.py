@@ -39,17 +39,17 @@ logger = logging.getLogger(__name__)
 StoreItemT = TypeVar("StoreItemT", bound=StoreItem)
 OnConflict = Literal["merge", "raise", "overwrite"]
 
-# What belongs to one user or one conversation stands under one user of the store.
+# The data of one user or one conversation are stored under one user of the store.
 _OWNED: Final = re.compile(r"([^/]+/(?:users|conversations)/[^/]+)(/.*)?", re.DOTALL)
 _CHANNEL: Final = "state"
 
-# Values that are put in the place of others: where two turns put the same one, they agree.
+# Values that are settings rather than counters: two turns that set the same one agree.
 _SETTINGS: Final = (str, bool, type(None))
 
 _TAGS: Final = ("e_tag", "eTag")
 _ANY_VERSION: Final = "*"
 
-# A turn looks at a handful of keys; a task that lives longer than a turn need not remember those of all its turns.
+# A turn uses a handful of keys. A task that lives longer than a turn need not remember the keys of all its turns.
 _MAX_MARKS = 64
 _LONGEST_PAUSE = 0.05
 
@@ -61,7 +61,7 @@ class _Baseline:
     Attributes:
         ids: User and channel in the store.
         session: Its data are replaced by what is to be written.
-        snapshot: What has been read or written, to tell what has changed.
+        snapshot: The session as it was last read or written, to find what has changed.
         expected: The version at which the store holds nothing that the item has not seen.
         since: A version that the state had at or after the read; None: it was not there yet.
     """
@@ -93,7 +93,7 @@ class _Baselines:
                 reference = weakref.ref(item, lambda _: by_id.pop(number, None))
             except TypeError:
                 raise TypeError(
-                    f"{type(item).__name__} (storage key {key!r}) takes no weak references, so changes to it cannot be told: "
+                    f"{type(item).__name__} (storage key {key!r}) takes no weak references, so its changes cannot be tracked: "
                     "derive it from StoreItem, or use on_conflict='overwrite'"
                 ) from None
             by_id[number] = reference, {}
@@ -107,8 +107,8 @@ class _Mark:
     why: Literal["absent", "deleted"] | None
 
 
-# What each turn (a task, with those that it starts) knows to be missing, by storage and key. Never changed in place: a turn
-# would see another's.
+# The keys that each turn (a task, with the tasks it starts) knows to be missing, by storage and key. Replaced and never changed
+# in place, since other turns share the old value.
 _marks: ContextVar[dict[tuple[object, str], _Mark] | None] = ContextVar("_marks", default=None)
 
 
@@ -156,7 +156,7 @@ class BotSessionStorage(Storage):
         self._owns_store = False
         self._names = Names(store.codec)
         self._baselines = _Baselines()
-        # One writer at a time for each session; a lock lives as long as somebody holds or awaits it.
+        # The lock of each session. An entry lives while a task holds or awaits the lock.
         self._locks: WeakValueDictionary[tuple[str, str], asyncio.Lock] = WeakValueDictionary()
         self._me = object()
 
@@ -212,7 +212,7 @@ class BotSessionStorage(Storage):
                 continue
             self._forget(key)
             session = loaded.session
-            # The SDK declares the method to give any StoreItem.
+            # Any: the SDK declares that the method returns any StoreItem.
             item: Any = target_cls.from_json_to_store_item(self._names.unpack(session.data))
             if self._on_conflict != "overwrite":
                 self._baselines.add(item, key, self._baseline(_ids(key), loaded))
@@ -289,7 +289,7 @@ class BotSessionStorage(Storage):
             except SessionGone:
                 if not (isinstance(item, CachedAgentState) and self._marked(key) == "deleted"):
                     raise
-                # AgentState.delete leaves the state where AgentApplication saves it from at the end of the turn.
+                # AgentState.delete leaves the state in memory, and AgentApplication saves it at the end of the turn.
                 logger.warning(
                     "session %s was deleted by this turn: what the turn saves of it is dropped", self._store.key(*ids)
                 )
@@ -298,9 +298,9 @@ class BotSessionStorage(Storage):
         _set_tag(item, version)
 
     def _baseline_of(self, key: str, item: StoreItem) -> _Baseline | None:
-        # Who deletes an item and writes it says what is to be there. AgentState writes it without being told.
-        anew = self._marked(key) == "deleted" and not isinstance(item, CachedAgentState)
-        return None if anew else self._baselines.find(item, key)
+        # A caller that deletes an item and then writes it wants it to exist. AgentState writes what it deleted by itself.
+        is_recreated = self._marked(key) == "deleted" and not isinstance(item, CachedAgentState)
+        return None if is_recreated else self._baselines.find(item, key)
 
     def _replaces(self, key: str, item: StoreItem, baseline: _Baseline | None) -> bool:
         if self._on_conflict == "overwrite":
@@ -319,7 +319,7 @@ class BotSessionStorage(Storage):
 
     async def _save(self, baseline: _Baseline, data: dict[str, Any], *, merge: bool = False, always: bool = False) -> int:
         """Sends what has changed since the baseline, and moves that on; with ``always``, also where nothing has changed."""
-        # Turns of this process take turns here, so only other processes are in the way of a merge.
+        # One turn of this process at a time, so only other processes can make a merge conflict.
         async with self._locks.setdefault(baseline.ids, asyncio.Lock()):
             baseline.session.data = data
             changes = baseline.snapshot.changes_in(baseline.session)
@@ -332,7 +332,7 @@ class BotSessionStorage(Storage):
             except VersionConflict:
                 if not merge:
                     raise
-                # It stays at the old version: the item has still not seen what others have written.
+                # The baseline stays at the old version, since the item has not seen what others have written.
                 version = await self._merge(baseline, changes)
             if version == 0:
                 key = self._store.key(*baseline.ids)
@@ -359,7 +359,7 @@ class BotSessionStorage(Storage):
 
     def _refuse_clashes(self, baseline: _Baseline, changes: Changes, current: BotSession) -> None:
         ours, theirs = _outcome(changes), _outcome(baseline.snapshot.changes_in(current))
-        # Who counts or collects from the same base comes to the same value, and one of the two would be lost.
+        # Two counters that start from the same value reach the same value, and one of the two counts would be lost.
         clashes = [
             name
             for name, packed in ours.items()
@@ -388,7 +388,7 @@ class BotSessionStorage(Storage):
         _marks.set(dict([*marks.items()][-_MAX_MARKS:]))
 
     def _forget(self, key: str) -> None:
-        # In the mark itself: the task that has read and the one that writes may be parent and child.
+        # In the mark itself, which the task that has read and its child that writes share.
         if mark := (_marks.get() or {}).get((self._me, key)):
             mark.why = None
 
@@ -420,7 +420,7 @@ def _checked(keys: Iterable[str] | None, none: str, method: str) -> list[str]:
 
 
 def _json(key: str, item: StoreItem) -> Mapping[Any, Any]:
-    # Some of the SDK's items are told by their methods only.
+    # Some items of the SDK can be recognized by their methods only.
     json: Any = item.store_item_to_json()
     if not isinstance(json, Mapping):
         raise TypeError(f"storage key {key!r}: the JSON of a {type(item).__name__} must be a dict, not {type(json).__name__}")
@@ -442,7 +442,7 @@ def _tag(key: str, item: StoreItem) -> str | int | None:
 def _set_tag(item: StoreItem, version: int) -> None:
     for name in _TAGS:
         if hasattr(item, name):
-            # One that cannot be set is the item's own affair.
+            # An item may refuse to have its e_tag set.
             with suppress(AttributeError):
                 setattr(item, name, str(version))
 

@@ -43,12 +43,22 @@ CallbackData = tuple[list[tuple[str, float, dict[str, Any]]], dict[str, str]]
 class _Copy(Copy):
     """One of PTB's dicts, as a copy of a session.
 
+    A dict is in one of these states:
+
+    ===========  ======================================================================================================
+    known        loaded or refreshed; ``local`` is PTB's dict, and the next refresh merges into it
+    unseen       loaded, but PTB has not shown its dict yet (``local`` is None)
+    new          ``is_new``: PTB has not asked to write it since it was loaded, so a drop may have been asked for before that
+    apart        ``is_apart``: PTB has put another dict in its place (a migrated chat). It has nothing to do with the session
+                 until PTB either drops or overwrites the session
+    gone         version 0: there is no session; whatever is put in starts a new one
+    ===========  ======================================================================================================
+
     Attributes:
-        address: The session.
-        local: The dict, where PTB has shown it.
-        is_apart: PTB has put another dict in its place. That has nothing to do with the session until PTB says what is to
-            become of it: dropped, or overwritten by what has migrated here.
-        is_new: It was loaded, and PTB has not had it written since. So if PTB has it dropped, that may have been said before.
+        address: The user and the channel of the session.
+        local: PTB's dict; None until PTB has shown it.
+        is_apart: See above.
+        is_new: See above.
     """
 
     __slots__ = ("address", "is_apart", "is_new", "local")
@@ -64,32 +74,32 @@ class _Copy(Copy):
 class BotSessionPersistence(BasePersistence[Data, Data, Data]):
     """Keeps the data of an ``Application`` in a store of sessions, for several processes of one bot at once.
 
-    Only the top-level keys that have changed are written. Before each update is handled, PTB has this refresh the dicts
-    concerned, in place: what other processes have changed is taken over, what this one has changed and not written yet stays.
-    Of a key that both have changed, the last write wins. Conversations and callback data are loaded when the bot starts, and
-    not refreshed: PTB does not ask.
+    Only the top-level keys that have changed are written. Before PTB handles an update, it calls the ``refresh_...`` methods,
+    which merge the changes of other processes into its dicts, in place; changes that this process has not written yet stay. If
+    both have changed the same key, the last write wins. Conversations and callback data are loaded when the bot starts, and
+    not refreshed, since PTB has no call for that.
 
-    user_data (or chat_data) that were dropped, or have expired, stay so: what another process had changed in them and
-    not written yet is given up (and logged), its dict is emptied when it is next refreshed. What is put in after that starts
-    anew.
+    user_data and chat_data that were dropped, or have expired, stay so: changes that another process had not written yet are
+    dropped (that is logged), and its dict is emptied at its next refresh. Data that are put in later start a new session.
 
-    A write that fails raises, so PTB tells the error handlers, and is tried again when PTB next has something written, once
-    per ``update_interval``, and when the application shuts down. What cannot be stored (``SerializationError``,
-    ``SessionTooLarge``) raises too; nothing of that dict is written, and it is tried again when PTB next says that it may
-    have changed. A refresh that fails raises: PTB tells the error handlers instead of handling the update with old data.
-    (With several groups of handlers, PTB goes on with the next group all the same.)
+    A write that fails raises, so PTB calls the error handlers. It is tried again at each ``update_interval`` and when the
+    application shuts down. Data that cannot be stored (``SerializationError``, ``SessionTooLarge``) raise, too: nothing of
+    that dict is written, and it is tried again when PTB next reports that it may have changed. If a refresh fails, PTB calls
+    the error handlers instead of handling the update with old data. (With several groups of handlers, PTB goes on with the
+    next group.)
 
     The data are dicts (``ContextTypes`` with other types are refused with ``TypeError``); keys and values are what the
     store's codec can store. Register your own types with it, the enums of conversation states too.
 
     Args:
-        store: Where the sessions are. It stays yours: nothing here closes it. Its TTL holds for all of this: with None, what
-            the bot remembers is kept for good; with one, for so long after the last use. (A conversation's: its last step.)
-        store_data: What of it is stored; default: all.
-        update_interval: Seconds between two times that PTB has the changes written.
-        preload: Whether to load user_data and chat_data of everybody when the application starts, as PTB expects. If not,
-            each is loaded when an update needs it, and ``application.user_data`` has only those: for bots with very many users.
-        bot_id: The id under which this is stored, so that several bots can use one prefix; default: the bot's own.
+        store: The store of the sessions. It stays yours: nothing here closes it. With ``ttl=None`` data are kept for good,
+            else for that long after their last use (a conversation: after its last step).
+        store_data: Which kinds of data are stored; default: all.
+        update_interval: Seconds between two calls of PTB that write the changes.
+        preload: Whether to load user_data and chat_data of all users when the application starts, as PTB expects. If not,
+            they are loaded when an update needs them, and ``application.user_data`` holds only those: for bots with very many
+            users.
+        bot_id: The id under which the data are stored, so that several bots can share a prefix; default: the bot's own.
 
     Raises:
         TypeError: ``store`` is no store.
@@ -160,7 +170,7 @@ class BotSessionPersistence(BasePersistence[Data, Data, Data]):
             self._store = self._open()
         return self._store
 
-    # --- What PTB loads when it starts
+    # --- Loading when PTB starts
 
     async def get_user_data(self) -> dict[int, Data]:
         """The user_data of everybody; {} without ``preload``. What does not decode is logged and left out."""
@@ -197,10 +207,11 @@ class BotSessionPersistence(BasePersistence[Data, Data, Data]):
         addresses = [(user_id, channel) for channel in await self.store.channels(user_id)]
         return {loaded.session.data["key"]: loaded.session.data["state"] async for _, loaded in self._load_many(addresses)}
 
-    # --- What PTB writes
+    # --- Writing
     #
-    # PTB calls these with deep copies, one after the other and without a break; it awaits them later, all at once. By then a
-    # refresh may have changed the base that the copies are to be compared with: it is taken when they are called.
+    # PTB calls these methods with deep copies of its dicts, one after the other without a break, and awaits the coroutines
+    # later, all at once. By then a refresh may have moved the base. So each method takes the base when it is called, not when
+    # it is awaited.
 
     def update_user_data(self, user_id: int, data: Data) -> Coroutine[Any, Any, None]:
         """Writes what has changed. Raises what ``store.update`` raises; see the class."""
@@ -231,7 +242,7 @@ class BotSessionPersistence(BasePersistence[Data, Data, Data]):
         Raises:
             What ``store.update`` raises; see the class.
         """
-        # Text and numbers must not meet: a key with text goes by its packed form.
+        # A key with text is stored in its packed form, so that "1" and 1 stay different.
         channel = channel_of(*key) if all(type(part) is int for part in key) else self._packer.names.name(key)
         address = self._bots_user("conversations", name), channel
         if new_state is None or new_state == ConversationHandler.END:
@@ -260,7 +271,7 @@ class BotSessionPersistence(BasePersistence[Data, Data, Data]):
                 store, self._store = self._store, None
                 await store.aclose()
 
-    # --- What PTB refreshes before it handles an update
+    # --- Refreshing before PTB handles an update
 
     async def refresh_user_data(self, user_id: int, user_data: Data) -> None:
         """Takes over, in place, what others have changed; one round trip. Raises what ``store.get`` raises."""
@@ -273,11 +284,11 @@ class BotSessionPersistence(BasePersistence[Data, Data, Data]):
     async def refresh_bot_data(self, bot_data: Data) -> None:
         """Takes over, in place, what others have changed; one round trip. Raises what ``store.get`` raises."""
         copy = self._bots_copy("bot_data")
-        # Nobody drops bot_data: where there is another dict, what it lacks was removed.
+        # PTB never drops bot_data. So if it has another dict, the keys that are missing there were removed.
         copy.local = bot_data
         await self._refresh(copy, bot_data)
 
-    # --- Which session is whose
+    # --- Locations of the sessions
 
     @property
     def _bot(self) -> int:
@@ -305,7 +316,7 @@ class BotSessionPersistence(BasePersistence[Data, Data, Data]):
         channel = channel_of(self._bot, kind)
         for copy in self._copies.values():
             if copy.address[1] == channel:
-                # The application may be a new one, with dicts of its own that nobody has dropped anything of.
+                # The application may be a new one, whose dicts have never seen the session.
                 copy.version = 0
         if not self._preload:
             return {}
@@ -328,7 +339,7 @@ class BotSessionPersistence(BasePersistence[Data, Data, Data]):
             found = await asyncio.gather(*(self.store.load(*at) for at in batch), return_exceptions=True)
             for at, loaded in zip(batch, found, strict=True):
                 if isinstance(loaded, CorruptSession | SessionTooLarge):
-                    # One damaged session does not keep a bot from starting; whoever needs it is told then.
+                    # One damaged session does not keep a bot from starting. An update that needs it raises.
                     logger.error("left out when the bot started: %s", loaded)
                 elif isinstance(loaded, BaseException):
                     raise loaded
@@ -361,10 +372,10 @@ class BotSessionPersistence(BasePersistence[Data, Data, Data]):
         if copy.is_apart:
             return
         async with self._pending.turn(copy.address):
-            # Else what was dropped would be loaded again.
+            # Before the load, which would otherwise bring a dropped session back.
             await self._pending.drop(copy.address)
             loaded = await self.store.load(*copy.address, touch=self._renews_ttl)
-            # Else it was dropped meanwhile.
+            # Unless it was dropped meanwhile.
             if self._copies.get(copy.address) is copy:
                 self._take_over(copy, local, loaded)
 
@@ -387,7 +398,7 @@ class BotSessionPersistence(BasePersistence[Data, Data, Data]):
 
     def _drop(self, copy: _Copy) -> Coroutine[Any, Any, None]:
         if copy.is_apart or not copy.is_new:
-            # PTB has put its dict away; the next one has nothing to do with it.
+            # PTB does not use this dict any more. Its next one starts from nothing.
             del self._copies[copy.address]
         return self._pending.submit(copy.address, None, drops=True)
 
@@ -405,7 +416,7 @@ class BotSessionPersistence(BasePersistence[Data, Data, Data]):
                 if changes.packed or copy.version:
                     version = await self.store.write(*copy.address, changes.as_write(since=copy.version))
                 else:
-                    # Where there may be no session, there is none to be made for what is to go.
+                    # Only removals: they must not create a session.
                     version = await self.store.update(*copy.address, {}, remove=changes.removed, create=False)
             except SessionGone:
                 version = 0

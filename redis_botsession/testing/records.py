@@ -16,7 +16,7 @@ from .harness import HOUR, ODD_IDS, VALUES, Harness, check, load
 
 
 class RecordContract(Harness):
-    """What goes in comes out, of its owner and nobody else."""
+    """The contract: a session is read as it was written, by its own ids only."""
 
     # --- get and set
 

@@ -180,7 +180,7 @@ BAD_CONTENTS = {
 @pytest.mark.parametrize("packed", BAD_CONTENTS.values(), ids=BAD_CONTENTS)
 def test_codec_what_is_not_ours_is_corrupt(packed: bytes) -> None:
     for where in (packed, b"\x91" + packed, b"\x81\xa1k" + packed, raw_ext(2, b"\x91" + packed)):
-        with little_memory(), pytest.raises(CorruptSession, match=r"'a'.*delete the session, or set it anew") as caught:
+        with little_memory(), pytest.raises(CorruptSession, match=r"'a'.*delete the session, or replace it with set") as caught:
             CODEC.decode({b"ok": b"\x01", b"a": where}, key="the key")
         assert (caught.value.key, caught.value.field) == ("the key", "a")
 

@@ -277,7 +277,7 @@ async def test_lease_one_who_has_lost_it_gives_back_nothing(
         token = await server.token()
     assert lease.is_lost
     assert await server.token() == token
-    assert f"lease {lease.key} was lost: when it was given back" in caplog.text
+    assert f"lease {lease.key} was lost: when it was released" in caplog.text
     theirs.set()
     await holding
 

@@ -156,7 +156,7 @@ async def test_lease_store_that_is_closed_or_elsewhere(newest_url: str, prefix: 
     leases = Leases(store)
     async with leases.hold("u", "c"):
         await store.aclose()
-    assert "cannot be given back, it runs out in 30 s at most: this store is closed" in caplog.text
+    assert "cannot be released, it expires in 30 s at most: this store is closed" in caplog.text
     with pytest.raises(SessionError, match="closed"):
         await leases.hold("u", "c").__aenter__()
     await leases.aclose()

@@ -235,7 +235,7 @@ async def test_lease_one_who_may_not_hear_looks_again_and_again(
                 told = [record.message for record in caplog.records if "cannot hear" in record.message]
                 assert 1 <= len(told) <= 2, "each of the two sites once"
                 assert "was lost" not in caplog.text
-                assert "cannot be given back" not in caplog.text
+                assert "cannot be released" not in caplog.text
                 assert "+subscribe +unsubscribe +publish &bot:session:*" in told[0]
         finally:
             await client.acl_deluser("bot")
