@@ -4,7 +4,7 @@
 -- ARGV[1]  token             random
 --
 -- Reply    { 1, waiting}       OK: 1 if somebody waits for it, else 0
---          {-2, 0}             GONE: it is another's, or nobody's
+--          {-2, 0}             GONE: another token holds it, or none
 
 -- @include holder
 

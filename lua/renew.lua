@@ -5,7 +5,7 @@
 -- ARGV[2]  lease_ms          milliseconds until it runs out
 --
 -- Reply    { 1, 0}             OK
---          {-2, 0}             GONE: it is another's, or nobody's
+--          {-2, 0}             GONE: another token holds it, or none
 
 -- @include holder
 

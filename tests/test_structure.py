@@ -57,7 +57,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "adapters": ("_ids", "_merge", "_write_queue", "aiogram", "telegram", "telebot", "microsoft_agents"),
     "embedded": (),
     "testing": ("harness", "records", "writes", "lifetimes", "live", "contract"),
-    "cli": ("_terminal", "server", "demo", "doctor", "migrate", "_main"),
+    "cli": ("_terminal", "_targets", "server", "demo", "doctor", "migrate", "_main"),
     "__main__": (),
 }
 LAYERS = tuple(ROOMS)

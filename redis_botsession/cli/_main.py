@@ -163,7 +163,7 @@ def _add_migrate(commands: argparse._SubParsersAction[_Parser]) -> None:
             "Brings sessions from another storage in Redis to this one, with the time that they have left. A session that is "
             "in the target already stays as it is, so this can be stopped, and run again, at any time. It deletes nothing "
             "unless told to, and prints no session data and no password. Stop the bot that writes to the source, or run this "
-            "again after: what it writes meanwhile may be missed."
+            "again after: writes of that bot meanwhile may be missed."
         ),
     )
     migrate.set_defaults(parser=migrate)
@@ -180,7 +180,7 @@ def _add_migrate(commands: argparse._SubParsersAction[_Parser]) -> None:
     )
     _add_bot(telebot, with_bot_id=True)
     old = _add_source(kinds, "old-telebot", "pyTelegramBotAPI's StateRedisStorage until its 4.22", prefix="telebot_")
-    old.add_argument("--bot-id", type=_positive, metavar="N", required=True, help="the bot, of which the keys do not tell")
+    old.add_argument("--bot-id", type=_positive, metavar="N", required=True, help="the bot, which the keys do not name")
     _add_source(kinds, "json", "JSON at {prefix}{userId}:{channelId}, as in the bot library's example", prefix=DEFAULT_PREFIX)
 
 
@@ -244,13 +244,13 @@ def _add_bot(source: _Parser, *, with_bot_id: bool) -> None:
         "--bot-id",
         type=_positive,
         metavar="N",
-        help="the bot, of which keys may not tell; if they do, those of others are left",
+        help="the bot, if the keys do not name one; if they do, keys of other bots are left alone",
     )
     source.add_argument(
         "--threads",
         action=argparse.BooleanOptionalAction,
         default=True,
-        help="keys may tell the topic of a chat; --no-threads where a key can be read in several ways",
+        help="keys may name the topic of a chat; --no-threads where a key can be read in several ways",
     )
 
 

@@ -39,7 +39,7 @@ class Backend:
     Attributes:
         client: The demo's own client.
         store: The store of the sessions.
-        notes: What to tell the user about it.
+        notes: What the user should know about it.
         lasting: Whether the data outlive the demo.
     """
 
@@ -84,7 +84,7 @@ def _default_data() -> Path:
 
 
 def _start_server(stack: ExitStack, data: Path) -> tuple[str, str]:
-    """Starts a server that ``stack`` stops; gives its URL, and what to tell the user about it."""
+    """Starts a server that ``stack`` stops; returns its URL, and notes for the user."""
     try:
         server = stack.enter_context(LocalServer(data=data))
     except ServerFailed as error:

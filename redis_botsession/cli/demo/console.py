@@ -89,7 +89,7 @@ class Terminal:
         line = sys.stdin.readline()
         if not line:
             return None
-        # Nobody sees what comes through a pipe, so a transcript needs it.
+        # Input from a pipe is not echoed by a terminal, so the transcript repeats it.
         self._print("you> " + printable(line.rstrip("\n")))
         return line
 

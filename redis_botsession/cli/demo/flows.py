@@ -89,7 +89,7 @@ def add_onboarding(bot: Bot, profiles: Profiles) -> None:
     """Asks for a name, then for an email, then for a confirmation; other commands work in between."""
 
     @bot.command(
-        "onboard", aliases=["setup"], description="Set up your profile", help="Use /onboard to begin, or to begin anew"
+        "onboard", aliases=["setup"], description="Set up your profile", help="Use /onboard to begin, or to begin again"
     )
     async def onboard(ctx: Context) -> None:
         forget_answers(ctx.session)
@@ -121,7 +121,7 @@ def add_onboarding(bot: Bot, profiles: Profiles) -> None:
             await ctx.reply("There is nothing to cancel.")
             return
         await end_onboarding(ctx.session)
-        await ctx.reply("Cancelled; nothing of it was saved. Use /onboard to begin anew.")
+        await ctx.reply("Cancelled; nothing of it was saved. Use /onboard to begin again.")
 
 
 async def take_answer(ctx: Context, call_next: Next) -> None:

@@ -1,4 +1,4 @@
-"""Where the demo keeps what has been confirmed: a session is for a conversation, this is for good."""
+"""The demo's database of confirmed profiles, which outlive the session of a conversation."""
 
 from __future__ import annotations
 

@@ -50,7 +50,7 @@ class Chat:
             calls = tuple(store.calls)
             now = await look(store, self._backend.client, self._user, self._channel)
         except SessionError:
-            # From look: what goes wrong with the session in the bot, the bot has told.
+            # Raised by look: the bot itself has already reported its own errors.
             self.has_failed = True
             return Step(replies)
         except (redis.RedisError, OSError) as error:
@@ -78,7 +78,7 @@ def run(*, url: str | None, data: Path | None, user: str, channel: str) -> int:
         The exit status: 0; 1 if there is nothing to run on, or a message in a pipe could not be handled; 128 and the number
         of the signal that has ended it, so 130 after Ctrl-C.
     """
-    # What happens to its connections, the demo tells in its own words.
+    # The demo prints its own messages about connections, so log records need no handler.
     logging.getLogger("redis_botsession").addHandler(logging.NullHandler())
     terminal = Terminal()
     loop = Loop()

@@ -15,7 +15,7 @@ class Shape:
     """How big one session is.
 
     Attributes:
-        encoding: How the server keeps it; "" if it does not tell.
+        encoding: The encoding of the hash; "" if the server does not report it.
         fields: How many fields it has, the metadata included.
         largest: Bytes of its longest name or value.
     """
@@ -84,7 +84,7 @@ class Clock:
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """A node as CLUSTER NODES tells it.
+    """A node in the reply to CLUSTER NODES.
 
     Attributes:
         id: Its id.
@@ -92,7 +92,7 @@ class Member:
         flags: Like "master", "slave", "fail", "myself".
         primary: The id of the primary it is a replica of; "" for a primary.
         slots: How many slots it serves.
-        moving: How many of them are being moved; only the node itself tells that.
+        moving: How many of them are being moved; only the node itself reports that.
     """
 
     id: str
@@ -111,7 +111,7 @@ class Watcher:
         address: Its host:port.
         primary: The host:port that it names; "" for none.
         quorum: What it answers to CKQUORUM.
-        has_quorum: Whether that was yes; None: it does not tell.
+        has_quorum: Whether there is a quorum; None: unknown.
         problem: Why it could not be asked; "" if it could.
     """
 
@@ -129,9 +129,9 @@ class Facts:
     Attributes:
         address: Its host:port, or the path of its socket.
         prefix: What the keys begin with.
-        info: The reply to INFO, as redis-py reads it; what HELLO tells if INFO is refused.
+        info: The reply to INFO, as redis-py reads it; the reply to HELLO if INFO is refused.
         config: The settings that could be read.
-        refused: Why the server does not tell something, by the command that asks for it.
+        refused: The errors of commands that the server refused, by command.
         rights: What the user may do.
         sample: Some sessions; None: not looked at.
         clock: The server's clock; None: not known.

@@ -12,8 +12,8 @@ import redis
 
 from ..._protocol.layout import Keys
 from .checks.version import is_sentinel
+from .cluster_nodes import members_of
 from .facts import Clock, Facts, Rights
-from .nodes import members_of
 from .rights import gather_rights
 from .sampling import gather_sample
 from .server import ANSWERS, Server, pairs, text
@@ -47,7 +47,7 @@ def gather(
         address: What to call it.
         prefix: What the keys of the store begin with.
         sample: At most how many sessions to look at; 0: none.
-        user: The user in the client's URL, where the server does not tell.
+        user: The user in the client's URL, if the server does not report one.
         has_password: Whether the client sends a password.
         of_cluster: Whether the URL names a cluster, of which this is one node.
         is_replica_wanted: Whether a replica is expected here.
@@ -92,7 +92,7 @@ def _info(server: Server) -> Mapping[str, Any]:
     info = server.ask("INFO", name="INFO")
     if isinstance(info, Mapping):
         return info
-    # Nobody is refused HELLO.
+    # HELLO is allowed to every user.
     hello = {text(name): value for name, value in pairs(server.ask("HELLO")).items()}
     if not hello:
         return {}

@@ -1,4 +1,4 @@
-"""Finds out what the user may do: from ACL DRYRUN, or else by trying what does no harm (what is denied shows in ACL LOG)."""
+"""Finds out what the user may do: by ACL DRYRUN, or by harmless calls (denied ones show in ACL LOG) where it is missing."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from uuid import uuid4
 from redis.exceptions import NoPermissionError
 
 from .facts import Rights
-from .needs import CLUSTER_COMMANDS, DANGEROUS
+from .permissions import CLUSTER_COMMANDS, DANGEROUS
 from .server import Server, pairs, text
 
 _NO_SCRIPT: Final = "0" * 40
@@ -26,7 +26,7 @@ _CATEGORIES: Final = {
 
 
 def probes(key: str, *, of_cluster: bool = False) -> dict[str, tuple[str, ...]]:
-    """For each command of the store, those for a cluster included, one of its kind that changes nothing, whoever runs it.
+    """A harmless call for each command of the store, and with ``of_cluster`` for those of a cluster.
 
     ``key`` does not exist, so what removes something finds nothing; what would write or run something is refused for its
     arguments, after the permission has been looked at.
@@ -77,12 +77,12 @@ def gather_rights(server: Server, prefix: str, *, user: str, has_password: bool,
     Args:
         server: The server.
         prefix: What the keys of the store begin with.
-        user: The user's name, where the server does not tell.
+        user: The user's name, if the server does not report it.
         has_password: Whether the connection was made with a password.
         of_cluster: Whether the URL names a cluster.
     """
-    told = server.ask("ACL", "WHOAMI")
-    name = text(told) if told is not None else user
+    reported = server.ask("ACL", "WHOAMI")
+    name = text(reported) if reported is not None else user
     rules = {text(key): value for key, value in pairs(server.ask("ACL", "GETUSER", name)).items()}
     look = _Look(server, name)
     unique = uuid4().hex

@@ -9,16 +9,16 @@ from contextlib import closing
 import redis
 
 from ..._protocol.layout import Keys
+from .._targets import BadURL, Host, Target, parse
 from .._terminal import DEFAULT_URL
 from .checks import check_node, check_sentinels
 from .checks.version import product_of, role_of
+from .cluster_nodes import Place, places_of
 from .facts import Facts, Watcher
 from .findings import UNKNOWN, Finding, Node, Report, Severity, merged
 from .gather import gather
-from .nodes import Place, places_of
-from .report import Printer
+from .render import Printer
 from .server import Server, text
-from .targets import BadURL, Host, Target, parse
 
 #: UnicodeError is what Python says of a host name that cannot be one.
 CANNOT_ASK = (redis.RedisError, OSError, UnicodeError)
@@ -186,7 +186,7 @@ class _Examination:
             if not isinstance(places, Exception):
                 return places
             problems.append(f"{host}: {_reason(places)} (it must be a node of a cluster, and the user needs +cluster|slots)")
-        raise CannotLook(f"no node tells what the cluster is: {'; '.join(problems)}")
+        raise CannotLook(f"no node describes the cluster: {'; '.join(problems)}")
 
 
 def _unreachable(place: Place, reason: str) -> Finding:
@@ -196,7 +196,7 @@ def _unreachable(place: Place, reason: str) -> Finding:
         reason,
         "If bots cannot reach it either, the users whose slots it serves have no sessions."
         if place.is_serving
-        else "It serves nobody now; while it is missing, there is one fewer to take over.",
+        else "It serves no slots now; while it is missing, there is one replica fewer to take over.",
         "Start it, or look at the network; and at cluster-announce-ip, if the address is not its own. "
         "To be rid of it: redis-cli --cluster del-node HOST:PORT NODE-ID.",
         (str(place.host),),

@@ -14,9 +14,9 @@ INTERVAL: Final = 5.0
 
 
 class Progress(Protocol):
-    """Is told how far it is, again and again."""
+    """Shows the progress of a migration."""
 
-    def tell(self, place: Place) -> None:
+    def show(self, place: Place) -> None:
         """It is there now."""
         ...
 
@@ -28,7 +28,7 @@ class Progress(Protocol):
 class Silence:
     """Says nothing."""
 
-    def tell(self, place: Place) -> None: ...
+    def show(self, place: Place) -> None: ...
 
     def close(self) -> None: ...
 
@@ -44,7 +44,7 @@ class Lines:
         self._total = total
         self._next = time.monotonic() + INTERVAL
 
-    def tell(self, place: Place) -> None:
+    def show(self, place: Place) -> None:
         if time.monotonic() >= self._next:
             self._next = time.monotonic() + INTERVAL
             sys.stderr.write(f"botsession migrate: {_share(place, self._total)}{_done(place)}\n")
@@ -70,7 +70,7 @@ class Bar:
         self._total = total
         self._bar.start()
 
-    def tell(self, place: Place) -> None:
+    def show(self, place: Place) -> None:
         self._bar.update(self._task, completed=min(place.scanned, self._total or place.scanned), description=_done(place))
 
     def close(self) -> None:

@@ -14,7 +14,7 @@ from redis.backoff import ExponentialBackoff, NoBackoff
 from redis.exceptions import NoPermissionError, ResponseError, WatchError
 
 from ..._transport.options import Target, checked, connection_options, for_sentinels
-from .records import Found, Source, Unit
+from .sources.base import Found, Source, Unit
 
 #: Keys that SCAN looks at in one round trip.
 SCAN_COUNT: Final = 1000
@@ -64,14 +64,14 @@ class Reader:
             await client.aclose()
 
     async def identity(self) -> str:
-        """What tells one life of a server from another: cursors of SCAN hold for one. Empty if it does not tell."""
+        """The run id of the server, since cursors of SCAN are valid for one run. Empty if the server does not report it."""
         try:
             return str((await self._client.info("server"))["run_id"])
         except (NoPermissionError, KeyError):
             return ""
 
     async def size(self) -> int:
-        """How many keys there are, all the others too; 0 if it does not tell."""
+        """The number of all keys of the database; 0 if the server does not report it."""
         try:
             return int(await self._client.dbsize())
         except NoPermissionError:
@@ -105,7 +105,7 @@ class Reader:
     async def delete(self, units: Sequence[Unit], found: Sequence[Sequence[Found]]) -> list[bool]:
         """Deletes the keys of those units that still hold what was found; gives for each whether it did.
 
-        Between looking and deleting nobody can change them: the server refuses the deletion then (WATCH).
+        If another client changes one between the check and the deletion, the server refuses the deletion (WATCH).
         """
         if not units:
             return []

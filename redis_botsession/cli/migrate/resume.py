@@ -42,7 +42,7 @@ class ResumeFile:
 
     Args:
         path: The file; None: nothing is kept.
-        what: What tells this migration from others.
+        what: The arguments that identify this migration.
     """
 
     def __init__(self, path: Path | None, what: Mapping[str, Any]) -> None:
@@ -54,7 +54,7 @@ class ResumeFile:
         """The place to go on from, and what to say of that: the beginning if there is no file, or the server was restarted.
 
         Args:
-            server: What tells one life of the server from another; "" if it does not tell.
+            server: The run id of the server; "" if it does not report one.
 
         Raises:
             NotResumable: the file is not of this migration.
@@ -76,7 +76,10 @@ class ResumeFile:
         except (KeyError, TypeError, AttributeError, UnicodeDecodeError, json.JSONDecodeError):
             raise NotResumable("it is no file of botsession migrate") from None
         if not server or kept["server"] != server:
-            return Place(), f"{self._path} is of a server that was restarted since, or does not tell: from the beginning"
+            return (
+                Place(),
+                f"{self._path} is of a server that was restarted since, or does not report its run id: from the beginning",
+            )
         return place, f"going on after {place.tally.seen:,}"
 
     def save(self, place: Place) -> None:

@@ -16,17 +16,17 @@ from ..._protocol.replies import text_of
 from ..._transport.options import read_url
 from ...errors import SessionError
 from ...store import DEFAULT_PREFIX
+from .._targets import parse
 from .._terminal import DEFAULT_URL
-from ..doctor.targets import parse
-from .aiogram import AiogramSource
-from .example import JsonSource
-from .moving import Migration
+from .engine import Migration
 from .progress import progress_for
 from .reader import Reader
-from .records import Source
-from .report import Printer, fail
+from .render import Printer, fail
 from .resume import NotResumable, Place, ResumeFile
-from .telebot import OldTelebotSource, TelebotSource
+from .sources.aiogram import AiogramSource
+from .sources.base import Source
+from .sources.json import JsonSource
+from .sources.telebot import OldTelebotSource, TelebotSource
 from .writer import TargetStore
 
 #: Exit statuses.
@@ -172,7 +172,7 @@ class _Command:
         )
         progress = progress_for(await self._reader.size(), is_silent=options.as_json)
         try:
-            await migration.run(self._place, self._file, progress.tell)
+            await migration.run(self._place, self._file, progress.show)
         finally:
             progress.close()
 

@@ -15,7 +15,7 @@ from ..._transport.command_store import CommandStore
 from ...errors import CorruptSession, DurabilityUnproven, OutcomeUnknown, SerializationError, SessionTooLarge, VersionConflict
 from ...store import SessionStore
 from .reader import is_wrong_type
-from .records import Record
+from .sources.base import Record
 
 
 class Outcome(enum.Enum):

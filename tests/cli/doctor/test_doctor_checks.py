@@ -19,7 +19,7 @@ from redis_botsession.cli.doctor.checks.version import check_version, product_of
 from redis_botsession.cli.doctor.checks.words import percentile, size
 from redis_botsession.cli.doctor.facts import Clock, Rights, Sample, Shape
 from redis_botsession.cli.doctor.findings import Report, merged
-from redis_botsession.cli.doctor.needs import DOCTOR_RULES, DURABILITY_COMMANDS, LEASE_COMMANDS, STORE_COMMANDS
+from redis_botsession.cli.doctor.permissions import DOCTOR_RULES, DURABILITY_COMMANDS, LEASE_COMMANDS, STORE_COMMANDS
 
 OK, INFO, WARNING, CRITICAL = Severity
 MIB = 1 << 20
@@ -199,7 +199,7 @@ def test_check_encoding_of_what_is_not_known() -> None:
 
 def test_check_sessions_that_were_longer_once_are_explained() -> None:
     shapes = sampled((9, Shape("hashtable", 5, 5)))
-    assert "until they are set anew" in by_id(check_encoding(shapes, CONFIG, "p:"))["hash-max-listpack-value"].found
+    assert "until they are replaced with set" in by_id(check_encoding(shapes, CONFIG, "p:"))["hash-max-listpack-value"].found
 
 
 # --- access

@@ -20,9 +20,9 @@ from telebot.storage import StateRedisStorage as TelebotStorage
 from redis_botsession import BotSession, SessionStore, cli
 from redis_botsession.adapters.aiogram import BotSessionStorage
 from redis_botsession.adapters.telebot import AsyncBotSessionStorage
-from redis_botsession.cli.migrate import moving
+from redis_botsession.cli.migrate import engine
 from redis_botsession.cli.migrate.reader import Reader
-from redis_botsession.cli.migrate.records import Found, Unit
+from redis_botsession.cli.migrate.sources.base import Found, Unit
 
 from .migrating import BOT, SECRET, Client, Migrate, calls, counts, dump, json_session, ttl_ms
 
@@ -250,7 +250,7 @@ async def test_migrate_life_that_ends_before_it_is_written_is_not_begun_anew(
         return await read(self, units)
 
     monkeypatch.setattr(Reader, "read", takes_200_seconds)
-    monkeypatch.setattr(moving, "time", SimpleNamespace(monotonic=lambda: time.monotonic() + passed))
+    monkeypatch.setattr(engine, "time", SimpleNamespace(monotonic=lambda: time.monotonic() + passed))
     with redis.Redis.from_url(empty_url) as client:
         client.set(f"{source_prefix}42:1", json_session("42", "1"), ex=100)
         client.set(f"{source_prefix}42:2", json_session("42", "2"), ex=300)

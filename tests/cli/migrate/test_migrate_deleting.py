@@ -13,7 +13,7 @@ from redis_botsession import BotSession, OutcomeUnknown, SessionStore
 from redis_botsession._transport.command_store import CommandStore
 from redis_botsession.adapters.aiogram import BotSessionStorage
 from redis_botsession.cli.migrate.reader import Reader
-from redis_botsession.cli.migrate.records import Unit
+from redis_botsession.cli.migrate.sources.base import Unit
 
 from .migrating import BOT, SECRET, Client, Migrate, counts, json_session, keys_under
 

@@ -16,7 +16,7 @@ from telebot.storage.base_storage import StateStorageBase
 from redis_botsession.adapters.aiogram import ids_of
 from redis_botsession.adapters.telebot import _where as telebot_ids_of
 from redis_botsession.cli.migrate import SOURCES
-from redis_botsession.cli.migrate.records import Found, NotUnderstood, Record, Source, Unit, Unreadable, literal
+from redis_botsession.cli.migrate.sources.base import Found, NotUnderstood, Record, Source, Unit, Unreadable, literal
 
 from .migrating import BOT, SECRET
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from ..facts import Rights
 from ..findings import CANNOT_LOOK, Finding, Severity
-from ..needs import CLUSTER_COMMANDS, DOCTOR_RULES, DURABILITY_COMMANDS, LEASE_COMMANDS, OPERATORS_ONLY, STORE_COMMANDS
+from ..permissions import CLUSTER_COMMANDS, DOCTOR_RULES, DURABILITY_COMMANDS, LEASE_COMMANDS, OPERATORS_ONLY, STORE_COMMANDS
 
 _PLAIN = re.compile(r"[A-Za-z0-9:._/@+-]*")
 
@@ -140,7 +140,7 @@ def check_refused(refused: Mapping[str, str]) -> Iterator[Finding]:
         yield Finding(
             CANNOT_LOOK + command.lower().replace(" ", "-"),
             Severity.WARNING if command == "INFO" else Severity.INFO,
-            f"cannot look at what {command} tells: {answer}",
+            f"the server refuses {command}: {answer}",
             "The checks that need it were left out.",
             f"Grant {rule} to the doctor's user (ACL SETUSER NAME {rule}); "
             "if the provider of the server has taken it away, look at its console.",

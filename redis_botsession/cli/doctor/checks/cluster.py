@@ -17,7 +17,7 @@ def check_cluster(
 
     Args:
         info: Empty if the server is in no cluster.
-        members: What CLUSTER NODES tells.
+        members: The nodes in the reply to CLUSTER NODES.
         config: The node's settings.
         of_cluster: Whether the URL names a cluster.
     """
@@ -50,7 +50,7 @@ def _slots(info: Mapping[str, str]) -> Iterator[Finding]:
         "cluster-slots",
         Severity.CRITICAL,
         f"{assigned:,} of {SLOTS:,} slots are assigned, {served:,} are served",
-        "Users whose slot nobody serves have no sessions.",
+        "Users whose slot is not served have no sessions.",
         "redis-cli --cluster check HOST:PORT, then --cluster fix; bring back the nodes that are missing.",
     )
 
@@ -77,7 +77,7 @@ def _members(members: Sequence[Member]) -> Iterator[Finding]:
             Severity.WARNING,
             f"not reachable by this node: {', '.join(failed)}",
             "Fewer failures are left until users lose their sessions.",
-            "Bring them back, or remove them for good: redis-cli --cluster del-node HOST:PORT NODE-ID.",
+            "Bring them back, or remove them from the cluster: redis-cli --cluster del-node HOST:PORT NODE-ID.",
         )
     else:
         yield Finding("cluster-nodes", Severity.OK, f"all {len(members)} nodes are reachable")
@@ -87,7 +87,7 @@ def _members(members: Sequence[Member]) -> Iterator[Finding]:
             Severity.WARNING,
             f"{moving:,} slots are being moved to or from this node",
             "Commands on several keys of a user may be answered TRYAGAIN meanwhile.",
-            "If nobody is resharding now: redis-cli --cluster fix HOST:PORT ends what was broken off.",
+            "If no resharding is under way: redis-cli --cluster fix HOST:PORT ends one that was broken off.",
         )
     covered = {member.primary for member in members if not member.flags & {"fail", "fail?", "noaddr"}}
     alone = sorted(member.address for member in members if member.slots and member.id not in covered)

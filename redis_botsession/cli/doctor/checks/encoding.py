@@ -29,7 +29,7 @@ def check_encoding(sample: Sample | None, config: Mapping[str, str], prefix: str
             "sessions",
             Severity.INFO,
             f"no sessions under the prefix {prefix!r} {where}",
-            "How much memory sessions take cannot be told from none.",
+            "Without any session, their memory cannot be judged.",
             "If there should be some: is the prefix that of the store (--prefix), and the database (the number in the URL)?",
         )
         return
@@ -63,7 +63,7 @@ def _limit(name: str, what: str, unit: str, sizes: list[int], sample: Sample, co
         loose = sum(shape.encoding not in COMPACT and shape.encoding != "" for shape in sample.shapes)
         late = all(shape.largest <= limit for shape in sample.shapes) if name == "value" else False
         if loose and late and _within(sample, config):
-            found += "; sessions that were longer once stay as they are until they are set anew"
+            found += "; sessions that were longer once stay as they are until they are replaced with set"
         # One id for both names: it is one setting.
         yield Finding(new, Severity.OK, found)
         return

@@ -31,7 +31,7 @@ def check_memory(info: Mapping[str, Any]) -> Iterator[Finding]:
             Severity.CRITICAL,
             f"{evicted:,} keys have been evicted since the server started, under {policy}",
             "Sessions may be gone before their time, or a user's index, without which clear and channels miss sessions.",
-            f"{_KEEP}; give it more memory (maxmemory). CONFIG RESETSTAT starts to count anew.",
+            f"{_KEEP}; give it more memory (maxmemory). CONFIG RESETSTAT resets the count.",
         )
     elif evicted:
         yield Finding(
@@ -39,7 +39,7 @@ def check_memory(info: Mapping[str, Any]) -> Iterator[Finding]:
             Severity.INFO,
             f"{evicted:,} keys have been evicted since the server started, under another policy than now",
             "Sessions may have been among them.",
-            "Nothing more to do. CONFIG RESETSTAT starts to count anew.",
+            "Nothing more to do. CONFIG RESETSTAT resets the count.",
         )
     else:
         yield Finding("evicted-keys", Severity.OK, "no keys have been evicted")

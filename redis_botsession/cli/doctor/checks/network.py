@@ -61,12 +61,12 @@ def check_latency(round_trips: Sequence[float]) -> Iterator[Finding]:
 def check_tls(*, is_private: bool) -> Iterator[Finding]:
     """Whether others on the network can read along."""
     if is_private:
-        yield Finding("tls", Severity.OK, "nobody on the network can read along")
+        yield Finding("tls", Severity.OK, "the connection is encrypted or does not leave this machine")
         return
     yield Finding(
         "tls",
         Severity.INFO,
         "the connection is not encrypted, and leaves this machine",
         "Password and sessions can be read and changed on the way.",
-        "Use TLS: rediss:// in the URL, tls-port and certificates on the server; or keep to a network that nobody else is in.",
+        "Use TLS: rediss:// in the URL, tls-port and certificates on the server; or a network of your own.",
     )

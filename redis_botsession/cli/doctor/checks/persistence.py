@@ -21,7 +21,7 @@ def check_persistence(info: Mapping[str, Any], config: Mapping[str, str]) -> Ite
             Severity.CRITICAL,
             "the server is loading its data",
             "Until it is done, all commands are answered LOADING: calls of the store wait, up to their timeout.",
-            "Wait; INFO persistence tells how far it is (loading_eta_seconds). If it never ends, look at the server's log.",
+            "Wait; INFO persistence shows how far it is (loading_eta_seconds). If it never ends, look at the server's log.",
         )
     yield from _kept(int(info["aof_enabled"] or 0) == 1, config)
     yield from _written(info, config)

@@ -45,7 +45,7 @@ def check_version(info: Mapping[str, Any]) -> Iterator[Finding]:
             "Use a URL of the form redis+sentinel://host:port,host:port/service, or the address of the primary.",
         )
         return
-    # Others than Redis tell the version of Redis that they are like.
+    # Compatible servers report the version of Redis that they are compatible with.
     number = re.match(r"(\d+)\.(\d+)", str(info.get("redis_version") or version))
     if number is None:
         yield Finding(

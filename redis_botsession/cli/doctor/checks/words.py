@@ -25,5 +25,5 @@ def percentile(values: Sequence[float], percent: int) -> float:
 
 
 def setting(line: str) -> str:
-    """How to change a setting now and for good: ``line`` is its name and value."""
+    """The advice to change a setting now and in redis.conf. ``line`` is its name and value."""
     return f"CONFIG SET {line}; and in redis.conf: {line}"

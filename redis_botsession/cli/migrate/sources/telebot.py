@@ -7,9 +7,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Final
 
-from ..._codec.codec import Codec
-from ...adapters._ids import STATE, Names, channel_of
-from .records import Found, NotUnderstood, Record, Source, Unit, Unreadable, json_in, literal, longest, object_in, text_in
+from ...._codec.codec import Codec
+from ....adapters._ids import STATE, Names, channel_of
+from .base import Found, NotUnderstood, Record, Source, Unit, Unreadable, json_in, literal, longest, object_in, text_in
 from .shapes import BUSINESS, NUMBER, POSITIVE, Field, read_key
 
 _STATE_AND_DATA: Final = {"state", "data"}
@@ -24,11 +24,11 @@ class TelebotSource(Source):
         prefix: The storage's ``prefix``.
         separator: The storage's ``separator``.
         with_bot_id: Whether keys begin with the bot's id: those of ``TeleBot`` and ``AsyncTeleBot`` do.
-        bot_id: The bot, where keys do not tell; where they do, those of other bots are left alone.
-        with_threads: Whether keys may tell a topic.
+        bot_id: The bot, if the keys do not name one. If they do, keys of other bots are left alone.
+        with_threads: Whether keys may name a topic.
 
     Raises:
-        ValueError: neither the keys nor ``bot_id`` tell the bot.
+        ValueError: neither the keys nor ``bot_id`` name the bot.
     """
 
     name = "telebot"
@@ -45,7 +45,7 @@ class TelebotSource(Source):
         with_threads: bool = True,
     ) -> None:
         if bot_id is None and not with_bot_id:
-            raise ValueError("the keys do not tell the bot: give --bot-id N")
+            raise ValueError("the keys do not name the bot: give --bot-id N")
         self._prefix = prefix
         self._separator = separator
         self._bot_id = bot_id
@@ -87,7 +87,7 @@ class OldTelebotSource(Source):
 
     Args:
         prefix: The storage's ``prefix``; the chat's id stands right after it.
-        bot_id: The bot, which the keys do not tell.
+        bot_id: The bot, which the keys do not name.
     """
 
     name = "telebot"

@@ -6,9 +6,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from .._targets import Host
 from .facts import Member
 from .server import Server, text
-from .targets import Host
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +27,7 @@ class Place:
 
 
 def places_of(server: Server, asked: Host) -> list[Place] | Exception:
-    """All nodes, the one that is ``asked`` among them; or the answer of a server that does not tell.
+    """Returns all nodes of the cluster, including ``asked``; or the error reply of a server that refuses.
 
     Raises:
         redis.RedisError, OSError: it cannot be asked.

@@ -14,7 +14,7 @@ from redis.asyncio.connection import Connection, SSLConnection, UnixDomainSocket
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from ..._transport.options import THREADS_CLASSES, connection_options, for_sentinels, read_url
+from .._transport.options import THREADS_CLASSES, connection_options, for_sentinels, read_url
 
 
 class BadURL(ValueError):
@@ -82,7 +82,7 @@ class Target:
         return _client({**self._sentinel_options, **_address(host)}, timeout)
 
     def is_private(self, host: Host | None) -> bool:
-        """Whether nobody on the network can read along."""
+        """Whether the connection is encrypted or does not leave this machine."""
         if self.is_tls or not self.hosts:
             return True
         name = (host or self.hosts[0]).name
@@ -99,7 +99,7 @@ def _address(host: Host | None) -> dict[str, Any]:
 def _client(options: Mapping[str, Any], timeout: float) -> redis.Redis:
     wanted = {
         **options,
-        # What the gatherer reads is bytes in RESP2. What is silent is told, not asked again.
+        # RESP2 without decoding, as the gathering code expects. No retries: a silent server is a finding.
         "decode_responses": False,
         "protocol": 2,
         "socket_timeout": timeout,

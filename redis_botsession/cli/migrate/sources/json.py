@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, Final
 
-from .records import Found, NotUnderstood, Record, Source, Unit, Unreadable, json_in, literal, longest, object_in
+from .base import Found, NotUnderstood, Record, Source, Unit, Unreadable, json_in, literal, longest, object_in
 
 _FIELDS: Final = {"userId", "channelId", "data", "createdAt", "updatedAt", "expiresAt"}
 
@@ -32,7 +32,7 @@ class JsonSource(Source):
     def records(self, unit: Unit, found: Sequence[Found]) -> list[Record]:
         session = json_in(found[0].value, "the session")
         user, channel = _id(session, "userId"), _id(session, "channelId")
-        # (a:b, c) and (a, b:c) have one key; whose session it is, only the JSON tells.
+        # (a:b, c) and (a, b:c) share a key; only the JSON names the user and the channel.
         if f"{self._prefix}{user}:{channel}".encode("utf-8", "surrogatepass") != unit.keys[0]:
             raise NotUnderstood("it holds the session of another userId and channelId")
         if unknown := session.keys() - _FIELDS:

@@ -6,9 +6,9 @@ import re
 from collections.abc import Sequence
 from typing import Any, Final
 
-from ..._codec.codec import Codec
-from ...adapters._ids import STATE, Names, channel_of
-from .records import Found, NotUnderstood, Record, Source, Unit, json_in, literal, longest, text_in
+from ...._codec.codec import Codec
+from ....adapters._ids import STATE, Names, channel_of
+from .base import Found, NotUnderstood, Record, Source, Unit, json_in, literal, longest, text_in
 from .shapes import BUSINESS, NUMBER, POSITIVE, Field, read_key
 
 _DEFAULT_DESTINY: Final = "default"
@@ -26,11 +26,11 @@ class AiogramSource(Source):
         with_bot_id: As the key builder has it.
         with_business_connection_id: As the key builder has it.
         with_destiny: As the key builder has it.
-        bot_id: The bot, where keys do not tell; where they do, those of other bots are left alone.
-        with_threads: Whether keys may tell a topic: only with the strategies ``USER_IN_TOPIC`` and ``CHAT_TOPIC``.
+        bot_id: The bot, if the keys do not name one. If they do, keys of other bots are left alone.
+        with_threads: Whether keys may name a topic: only with the strategies ``USER_IN_TOPIC`` and ``CHAT_TOPIC``.
 
     Raises:
-        ValueError: neither the keys nor ``bot_id`` tell the bot.
+        ValueError: neither the keys nor ``bot_id`` name the bot.
     """
 
     name = "aiogram"
@@ -47,12 +47,12 @@ class AiogramSource(Source):
         with_threads: bool = True,
     ) -> None:
         if bot_id is None and not with_bot_id:
-            raise ValueError("the keys do not tell the bot: give --bot-id N")
+            raise ValueError("the keys do not name the bot: give --bot-id N")
         self._prefix = prefix
         self._separator = separator
         self._bot_id = bot_id
         self._with_bot_id = with_bot_id
-        # A destiny that began with a number could not be told from a topic's number before the user's.
+        # A destiny that began with a number would look like a topic's number before the user's.
         no_number = f"(?!-?[0-9]+{re.escape(separator)})" if with_threads else ""
         destiny = re.compile(f"{no_number}.+", re.DOTALL)
         fields = [

@@ -29,8 +29,8 @@ class Unit:
 
     Attributes:
         keys: The keys, some of which may not exist.
-        user_id: The user, if the keys tell.
-        channel_id: The channel, if the keys tell.
+        user_id: The user, if the keys name one.
+        channel_id: The channel, if the keys name one.
     """
 
     keys: tuple[bytes, ...]

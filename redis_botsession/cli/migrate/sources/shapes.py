@@ -1,5 +1,5 @@
 """Takes keys apart that are ids with a separator between them, some of which may be missing. No guesses: what can be read in
-two ways is told, not chosen.
+two ways is reported, not guessed.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from .records import NotUnderstood
+from .base import NotUnderstood
 
 #: An id of Telegram's, as Python writes it.
 NUMBER: Final = re.compile(r"0|-?[1-9][0-9]{0,19}")

@@ -10,8 +10,8 @@ from typing import Final
 
 from ..._protocol.replies import text_of
 from .reader import SCAN_COUNT, Reader
-from .records import Found, NotUnderstood, Source, Unit, Unreadable
 from .resume import Place, ResumeFile
+from .sources.base import Found, NotUnderstood, Source, Unit, Unreadable
 from .tally import Tally
 from .writer import NotWritten, Outcome, TargetStore, Writer
 
@@ -41,13 +41,13 @@ class Migration:
     delete_source: bool = False
     is_dry: bool = False
 
-    async def run(self, place: Place, file: ResumeFile, tell: Callable[[Place], None]) -> None:
+    async def run(self, place: Place, file: ResumeFile, report: Callable[[Place], None]) -> None:
         """Runs it from ``place`` on, which is kept up to date, also if this fails or is cancelled.
 
         Args:
             place: Where to begin.
             file: Where to keep how far it is.
-            tell: Called after each step.
+            report: Called after each step.
 
         Raises:
             redis.exceptions.RedisError, SessionError, OSError: a server cannot be reached or refuses, the file neither.
@@ -59,7 +59,7 @@ class Migration:
             units = self._units(keys, place.tally)
             for first in range(0, len(units), BATCH):
                 await _Batch(self, writer, place.tally, units[first : first + BATCH]).run()
-                tell(place)
+                report(place)
             place.cursor = cursor
             if not cursor:
                 file.done()

@@ -1,0 +1,1 @@
+"""The storages that sessions can be migrated from. Nothing here does I/O."""
