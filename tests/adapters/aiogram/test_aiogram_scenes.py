@@ -101,7 +101,7 @@ async def store(newest_url: str, prefix: str) -> AsyncIterator[SessionStore]:
 @asynccontextmanager
 async def running(url: str, prefix: str, *routers: Router, **options: Any) -> AsyncIterator[Dispatcher]:
     """A dispatcher with connections of its own, as in a process of its own."""
-    dispatcher = Dispatcher(storage=BotSessionStorage.from_url(url, prefix=prefix), **options)
+    dispatcher = Dispatcher(storage=BotSessionStorage.from_url(url, prefix=prefix, ttl=86_400), **options)
     dispatcher.include_routers(*routers)
     await dispatcher.emit_startup()
     try:
