@@ -50,8 +50,8 @@ _TAGS: Final = ("e_tag", "eTag")
 _ANY_VERSION: Final = "*"
 
 # A turn uses a handful of keys. A task that lives longer than a turn need not remember the keys of all its turns.
-_MAX_MARKS = 64
-_LONGEST_PAUSE = 0.05
+_MAX_MARKS: Final = 64
+_LONGEST_PAUSE: Final = 0.05
 
 
 @dataclass(slots=True)
