@@ -16,8 +16,8 @@ from redis_botsession import SessionStore
 from redis_botsession._protocol.layout import Keys
 from redis_botsession.embedded import LocalServer, ServerFailed
 
-from .support.scripted import Scripted
-from .support.servers import CI, SERVERS, Server
+from .support.redis_servers import CI, SERVERS, Server
+from .support.scripted_server import Scripted
 
 pytest.register_assert_rewrite("redis_botsession.testing")
 

@@ -16,7 +16,7 @@ from redis_botsession import SessionStore
 from redis_botsession.embedded import LocalServer, ServerFailed
 from redis_botsession.testing.harness import eventually
 
-from ..support.servers import CI, SERVERS, Server
+from ..support.redis_servers import CI, SERVERS, Server
 from .faults import FAULTS, SNAPSHOTS, Fault, Ground, Maker
 from .history import Kind
 from .matrix import Matrix

@@ -16,7 +16,7 @@ from redis_botsession._session.changes import Write
 from redis_botsession._session.record import Id
 from redis_botsession.embedded import LocalServer, find_server
 
-from ..support.streams import ShiftingPipeline
+from ..support.broken_streams import ShiftingPipeline
 from .faults import Ground, kill
 from .proxy import SteeredProxy
 from .workload import SEED, Workload

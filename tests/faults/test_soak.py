@@ -20,7 +20,7 @@ import redis.asyncio
 from redis_botsession import BotSession, OutcomeUnknown, SessionStore
 from redis_botsession.testing.harness import eventually
 
-from ..support.streams import FaultProxy, Faults, ShiftingPipeline
+from ..support.broken_streams import FaultProxy, Faults, ShiftingPipeline
 
 OPERATIONS = int(os.environ.get("SOAK_OPERATIONS", "20000"))
 SEED = os.environ.get("SOAK_SEED", "7")

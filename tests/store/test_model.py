@@ -25,7 +25,7 @@ from redis_botsession import BotSession, BotSessionHelper, MemorySessionStore, S
 from redis_botsession._session.record import KEEP, Keep
 from redis_botsession.testing.harness import ODD_IDS, VALUES
 
-from ..support.model import (
+from ..support.store_model import (
     MAX_BYTES,
     MEDDLED,
     Edit,

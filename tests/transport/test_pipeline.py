@@ -19,8 +19,8 @@ from redis_botsession import OutcomeUnknown
 from redis_botsession._protocol.scripts import Script
 from redis_botsession._transport.pipeline import WRITE_SIZE, Call, OutOfStepError, Pipeline
 
-from ..support.streams import PUSHES, ShiftingPipeline, end_of_reply
-from ..support.talk import Talk, echo, encoded, numbers
+from ..support.broken_streams import PUSHES, ShiftingPipeline, end_of_reply
+from ..support.pipeline_talk import Talk, echo, encoded, numbers
 
 LOST = redis.ConnectionError("lost")
 #: How often a read is sent at most, when the connection is lost each time.

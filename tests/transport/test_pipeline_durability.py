@@ -19,7 +19,7 @@ from redis_botsession import DurabilityUnproven, OutcomeUnknown, VersionConflict
 from redis_botsession._protocol.durability import Durability
 from redis_botsession._transport.pipeline import Call, OutOfStepError, Pipeline
 
-from ..support.talk import Elsewhere, Talk, answering, names, numbers
+from ..support.pipeline_talk import Elsewhere, Talk, answering, names, numbers
 
 LOST = redis.ConnectionError("lost")
 ONE_REPLICA = Durability(replicas=1, fsync=False, within=0.05)

@@ -25,7 +25,7 @@ from redis_botsession._protocol.durability import Durability
 from redis_botsession._protocol.scripts import Script
 from redis_botsession._transport.pipeline import FENCE_EVERY, MAX_LOSSES, Pipeline
 
-from ..support.talk import Elsewhere, Talk, answering, echo, names, numbers
+from ..support.pipeline_talk import Elsewhere, Talk, answering, echo, names, numbers
 
 LOST = redis.ConnectionError("lost")
 SCRIPT = Script("fake", b"return 1", b"5c5f0e8a", (), (), writes_data=True, preload=True)

@@ -14,7 +14,7 @@ from redis_botsession import SessionError
 from redis_botsession._transport.options import Options, Target
 from redis_botsession._transport.redispy import CLUSTER_ONLY, abort, cluster_settings, take_over
 
-from ..support.scripted import Scripted
+from ..support.scripted_server import Scripted
 
 OF_A_CONNECTION = [
     "_reader.at_eof",

@@ -20,7 +20,7 @@ from redis_botsession._transport.connection import PipelinedConnection
 from redis_botsession._transport.options import Options
 from redis_botsession.testing.harness import PATIENCE, eventually
 
-from ..support.scripted import Request, ResponseLine, Scripted, all_slots, never, nothing, state, store_of
+from ..support.scripted_server import Request, ResponseLine, Scripted, all_slots, never, nothing, state, store_of
 
 # --- clusters
 

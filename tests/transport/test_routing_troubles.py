@@ -13,7 +13,7 @@ from redis_botsession import SessionStore
 from redis_botsession._protocol.layout import slot_of
 from redis_botsession.testing.harness import PATIENCE, eventually
 
-from ..support.scripted import Answer, Request, ResponseLine, Scripted, all_slots, never, nothing, state, store_of
+from ..support.scripted_server import Answer, Request, ResponseLine, Scripted, all_slots, never, nothing, state, store_of
 
 
 def maps(primary: Scripted, otherwise: Answer = nothing) -> Answer:

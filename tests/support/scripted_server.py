@@ -1,4 +1,4 @@
-"""Servers that say what a script has them say."""
+"""Servers that reply what a test has scripted."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import hiredis
 from redis_botsession import SessionStore
 from redis_botsession._transport.slot_map import SLOTS
 
+from .pipeline_talk import encoded
 from .proxy import READ_SIZE, Proxy
-from .talk import encoded
 
 Request = list[bytes]
 #: Seconds; more than any test takes.

@@ -1,4 +1,4 @@
-"""The two sides of a pipeline: its callers, and the server; without I/O."""
+"""Drives a ``Pipeline`` without I/O: plays its callers and its server."""
 
 from __future__ import annotations
 

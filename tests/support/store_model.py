@@ -1,4 +1,4 @@
-"""A plain dict that says what a store must do, and the stores beside it."""
+"""A model of a store on a plain dict, to compare real stores with."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The synchronous store in the shape of the asynchronous ones: each call in a thread, so calls at once are threads at once."""
+"""Wraps the synchronous store as an asynchronous one: each call runs in a thread, so concurrent calls are concurrent threads."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Applications of python-telegram-bot without network, and the updates that are fed to them."""
+"""Applications of python-telegram-bot without network, and updates to feed them."""
 
 from __future__ import annotations
 

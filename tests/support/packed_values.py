@@ -1,4 +1,4 @@
-"""What the tests of the codec pack by hand, and how they call it."""
+"""Values packed by hand, and helpers for the tests of the codec."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What may go wrong with a stream of replies: a proxy that does it, and a pipeline with a planted bug."""
+"""A proxy that damages streams of replies (splits, delays, cuts, loses), and a pipeline with a planted bug."""
 
 from __future__ import annotations
 
