@@ -1,4 +1,4 @@
-"""Wraps the synchronous store as an asynchronous one: each call runs in a thread, so concurrent calls are concurrent threads."""
+"""Wraps the synchronous store as an asynchronous one: each call runs in a thread of its own."""
 
 from __future__ import annotations
 
