@@ -126,7 +126,7 @@ class Snapshot:
 
     def changes_in(self, session: BotSession) -> Changes:
         """What differs in ``session`` from this snapshot. Raises what the class raises."""
-        if not isinstance(session.data, dict):
+        if not isinstance(session.data, Mapping):
             raise TypeError(
                 f"session {self._key}: data must be a dict, not {type(session.data).__name__}; nothing was written. "
                 "To empty a session use session.data.clear(), to remove it await session.delete()"
