@@ -422,3 +422,9 @@ def test_sync_store_no_password_is_shown() -> None:
             store.get("u", "c")
         assert "hidden" not in f"{caught.value} {store!r}"
         assert repr(store) == "<sync.SessionStore prefix='bot:session:'>"
+
+
+async def test_sync_store_session_in_an_async_with_says_what_to_do() -> None:
+    with sync.SessionStore.from_url("redis://localhost:6379/0") as store, pytest.raises(TypeError, match=r"plain 'with'"):
+        async with store.session(1, 2):  # type: ignore[attr-defined] # on purpose
+            pass
