@@ -125,7 +125,7 @@ class _Queue:
         return not self._is_taken
 
     async def take(self) -> None:
-        """Waits for the turn."""
+        """Waits until it is this task's turn."""
         if self._is_taken:
             turn = asyncio.get_running_loop().create_future()
             self._waiting.append(turn)

@@ -321,7 +321,7 @@ class BotSessionStorage(Storage):
 
 
 def _ids(key: str) -> tuple[str, str]:
-    """User and channel for a storage key, which they make up when put together without the "state"."""
+    """Splits a storage key into (user, channel): ``user + channel.removeprefix("state")`` is the key again."""
     if owned := _OWNED.fullmatch(key):
         return owned[1], _CHANNEL + (owned[2] or "")
     return key, _CHANNEL

@@ -200,7 +200,7 @@ async def test_fsync_writes_outlive_the_server(server: Server, prefix: str, tmp_
 async def test_durability_without_server_support_writes_nothing(url: str, prefix: str) -> None:
     # None of these has an append-only file; 6.2 does not know the command.
     async with SessionStore.from_url(url, prefix=prefix, fsync=True) as store:
-        with pytest.raises(SessionError, match=r"cannot vouch for writes, so none was sent: .*appendonly"):
+        with pytest.raises(SessionError, match=r"cannot confirm writes, so none was sent: .*appendonly"):
             await store.update("u", "c", {"n": 1})
         assert await store.get("u", "c") is None
 
