@@ -1,4 +1,4 @@
-"""The faults: what is done, what it is promised to do to users at most, and how it is told that it has happened."""
+"""The faults: how each is injected, what users may notice of it at most, and how to see that it has happened."""
 
 from __future__ import annotations
 
@@ -138,7 +138,7 @@ async def mute(ground: Ground, *, replies: bool) -> None:
         await proxy.until_made("mute", before + 1)
     finally:
         proxy.unmute_new()
-    # Only now: nobody may be left to use one, and to notice, while the others are all waiting for new ones.
+    # Only now, when no caller waits for a new connection: a caller must be left that uses a muted one and notices.
     await proxy.until_gone(muted)
 
 
@@ -250,7 +250,7 @@ async def take_snapshot(admin: redis.asyncio.Redis, status: str) -> None:
 
 
 async def some_failures(ground: Ground) -> None:
-    """Until writes have failed, whatever they were told, everybody has seen how it is, and someone new, too."""
+    """Waits until writes have failed, each worker has gone on, and a new store has seen the state as well."""
     workload = ground.workload
     before = workload.failures("write")
     await workload.until(lambda: workload.failures("write") >= before + 30)

@@ -30,7 +30,7 @@ class Kind(StrEnum):
 
 
 class Outcome(StrEnum):
-    """What the caller of a write was told; it was PENDING until then."""
+    """The result that the caller of a write got; PENDING until then."""
 
     PENDING = "pending"
     ACKNOWLEDGED = "acknowledged"
@@ -174,7 +174,7 @@ class History:
         return self.writes[-1]
 
     def end_write(self, write: Write, outcome: Outcome, *, version: int = 0, reason: str = "") -> None:
-        """The caller was told this."""
+        """Records the result that the caller of a write got."""
         write.end, write.outcome, write.version, write.reason = next(self._clock), outcome, version, reason
 
     @property

@@ -13,7 +13,7 @@ CRUMBS = 40
 
 
 class SteeredProxy(Proxy):
-    """Forwards; does what it is told to.
+    """Forwards bytes, and injects the faults that a test asks for.
 
     Attributes:
         live: The connections through it.

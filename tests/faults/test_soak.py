@@ -1,4 +1,4 @@
-"""Many tasks on few connections, cancelled at random, behind a proxy that makes faults: nobody gets another's session.
+"""Many tasks on few connections, cancelled at random, behind a proxy with faults: no task gets another's session.
 
 The environment says how much and with which dice: SOAK_OPERATIONS, SOAK_SEED.
 """
@@ -105,7 +105,7 @@ class Soak:
 
 
 class Worker:
-    """What one task does, with sessions that nobody else writes and with those that all share; and what it knows of them."""
+    """The work of one task, on sessions of its own and on shared ones, and what it knows of them."""
 
     def __init__(self, soak: Soak, number: int) -> None:
         self.soak = soak
@@ -172,7 +172,7 @@ class Worker:
             known.was_there(was_there)
 
     async def replace(self, known: Known) -> None:
-        """Deletes the session and makes it anew."""
+        """Deletes the session and creates it again."""
         ended, was_there = await self.ending(lambda: self.soak.store.delete(known.user, "c"))
         if ended == "done":
             # One that was sent again finds nothing any more.
@@ -307,7 +307,7 @@ async def test_soak_whoever_is_cancelled_nobody_else_notices(protocol: int, seed
         await soak.run(OPERATIONS // 2)
         assert soak.ended.keys() == {"done", "cancelled"}
         assert proxy.made.keys() == CALM.keys() | PUSHES[protocol].keys()
-        # The connections of the store, never made anew.
+        # The first connections of the store: none was opened again.
         assert proxy.connections == CONNECTIONS
         assert soak.stray == []
 
@@ -361,7 +361,7 @@ async def test_soak_once_the_faults_are_over_there_are_no_errors_any_more(seed: 
         soak = Soak(store, seed, errors=(OutcomeUnknown, redis.ConnectionError, redis.TimeoutError), is_in_order=False)
         await soak.run(TASKS * 10)
         proxy.faults = Faults()
-        # Whoever is answered now was connected since.
+        # A call that succeeds now uses a connection that was opened since.
         await asyncio.gather(*(store.get(user, "c") for user in SHARED_USERS), return_exceptions=True)
         connections = proxy.connections
         soak.errors = ()

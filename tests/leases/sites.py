@@ -41,7 +41,7 @@ asyncio.run(main())
 
 
 class Elsewhere:
-    """A process that wants the lease of ("u", "c") and holds it until it is told to end.
+    """A process that wants the lease of ("u", "c") and holds it until the test ends it.
 
     Attributes:
         process: It.
@@ -137,7 +137,7 @@ class Server:
             yield cls(client, prefix)
 
     async def token(self) -> bytes:
-        """Who has it; b"" if nobody has."""
+        """The token of the holder; b"" if there is none."""
         return (await self._stored()).rstrip(b"+")
 
     async def is_awaited(self) -> bool:
@@ -145,7 +145,7 @@ class Server:
         return (await self._stored()).endswith(b"+")
 
     async def has_listeners(self, count: int = 1) -> bool:
-        """Whether so many processes would hear it if it were given back."""
+        """Whether that many processes would hear of a release."""
         ((_, listeners),) = await self.client.pubsub_numsub(self.key)
         return int(listeners) == count
 

@@ -1,4 +1,4 @@
-"""Leases: one holder at a time, in order, called when it is their turn, and told when they have lost it."""
+"""Leases: one holder at a time, in order; waiters are called at their turn, holders learn of a loss."""
 
 from __future__ import annotations
 
@@ -230,7 +230,7 @@ async def test_lease_call_for_a_waiter_that_left_reaches_the_next(here: Site, se
     with watching.watch(server.key) as watch:
         await watch.wake.wait()
         assert watch.is_hearing
-    # Heard still, and what came in between was for nobody.
+    # The channel is still heard, and messages in between had no waiter.
     with watching.watch(server.key) as watch:
         assert watch.is_hearing
         assert watch.wake.is_set()

@@ -1,4 +1,4 @@
-"""Leases that end: whoever is cancelled, whenever they are closed, nothing is left behind."""
+"""Leases that end by cancellation or by closing leave nothing behind."""
 
 from __future__ import annotations
 

@@ -174,7 +174,7 @@ async def test_lease_connection_that_is_lost_while_they_wait(here: Site, there: 
             await server.is_waited_for()
             (lost,) = [client["id"] for client in await server.client.client_list(_type="pubsub")]
             await server.client.client_kill_filter(_id=lost)
-            # Called while nobody hears it, half of the time.
+            # Half of the releases happen while no waiter is subscribed.
         await waiting
     async with there.leases.hold("u", "c"):
         waiting = here.wants()

@@ -190,7 +190,7 @@ class ShiftingPipeline(Pipeline):
         return [caller for caller in self.callers if not caller.done()]
 
     def answer(self, give: Callable[[Promise], None]) -> None:
-        """Gives something to whoever waits longest."""
+        """Gives something to the longest waiter."""
         while self.callers:
             caller = self.callers.popleft()
             if not caller.done():

@@ -20,7 +20,7 @@ def free_port() -> int:
 
 @contextmanager
 def paused(server: LocalServer) -> Iterator[None]:
-    """The server answers nobody meanwhile; its connections stay open."""
+    """Stops the server meanwhile; its connections stay open."""
     os.kill(server.pid, signal.SIGSTOP)
     try:
         yield

@@ -1,4 +1,4 @@
-"""TCP proxies in front of a server: one that forwards, one that loses what it is told to lose."""
+"""TCP proxies in front of a server: one that forwards, one that loses replies when a test asks for it."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ Ids = tuple[str, str]
 #: Little, so that sessions outgrow it.
 MAX_BYTES = 200
 # All deadlines are half a tick beside the times at which something is done: what happens in the very millisecond of a
-# deadline is nobody's business.
+# deadline is not checked.
 TICK_MS = 125
 BESIDE_MS = 50
 #: What another process writes meanwhile.
@@ -110,7 +110,7 @@ def shapes(data: dict[str, Any]) -> dict[str, Any]:
 def limited(size: int, at_least: int = 0) -> None:
     """Refuses more than ``MAX_BYTES`` bytes; what is too large already may shrink to less than it was."""
     if size > max(MAX_BYTES, at_least):
-        # How much more, nobody says: what is too large is not packed to the end.
+        # How much larger is unknown, since packing stops at the limit.
         raise SessionTooLarge("", size=True, limit=MAX_BYTES)
 
 
@@ -346,7 +346,7 @@ class FakeWorld(World):
 
 
 class RealWorld(World):
-    """A server and memory in lock-step; nobody moves a server's clock."""
+    """A server and the memory store in lock-step, without moving the clock of either."""
 
     second_ms = 3_600_000
 

@@ -106,7 +106,7 @@ def press(data: str, message_id: int | None, user: int = 42, chat: int = 42) -> 
 
 @asynccontextmanager
 async def _errors(app: App) -> AsyncIterator[list[Exception]]:
-    """What the error handlers of ``app`` are told meanwhile."""
+    """The errors that the error handlers of ``app`` get meanwhile."""
     errors: list[Exception] = []
 
     async def note(_: object, context: Any) -> None:
@@ -120,7 +120,7 @@ async def _errors(app: App) -> AsyncIterator[list[Exception]]:
 
 
 async def feed(app: App, update: Json) -> None:
-    """Has ``app`` process ``update``; raises what its error handlers are told."""
+    """Lets ``app`` process ``update``; raises the error that its error handlers get."""
     async with _errors(app) as errors:
         await app.process_update(Update.de_json(update, app.bot))
     if errors:
@@ -142,7 +142,7 @@ async def handle(app: App, update: Json, change: Callable[[Any], object]) -> Non
 
 
 async def write(app: App) -> list[Exception]:
-    """Has ``app`` write what has changed, as it does at intervals; gives what its error handlers are told."""
+    """Lets ``app`` write the changes, as it does at intervals; returns the errors that its error handlers get."""
     async with _errors(app) as errors:
         await app.update_persistence()
     return errors

@@ -136,7 +136,7 @@ class _Topology(ABC):
         node.running = True
 
     def pause(self, node: Node) -> None:
-        """The node answers nobody until ``resume``; its connections stay open."""
+        """Stops the node until ``resume``; its connections stay open."""
         os.kill(node.pid, signal.SIGSTOP)
         node.paused = True
 
@@ -261,7 +261,7 @@ class ClusterServers(_Topology):
 
     async def end_move(self, slot: int, source: Node, target: Node) -> None:
         """Makes ``target`` the owner of ``slot``, of which ``source`` must have no key left, and tells all other primaries."""
-        # The new owner first: were the old one first and died, nobody would own the slot.
+        # The new owner first: if the old one were first and died, no node would own the slot.
         for node in [target, source, *(node for node in self.primaries() if node not in {source, target})]:
             await asyncio.to_thread(node.ask, "CLUSTER", "SETSLOT", slot, "NODE", target.id)
 

@@ -1,4 +1,4 @@
-"""What replicas and disks vouch for is not lost with the primary; what they do not vouch for is told."""
+"""Writes that replicas and disks have confirmed survive the loss of the primary; unconfirmed ones raise."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Pair:
         return self.primary.url
 
     def cut(self) -> None:
-        """What the primary writes no longer reaches the replica, and nobody is told."""
+        """Cuts the replica off: writes of the primary no longer reach it, without an error."""
         self.link.mute(replies=True)
 
 
@@ -144,7 +144,7 @@ async def test_durability_unproven_says_what_is_missing(guarded: SessionStore, n
     session = await load(guarded)
     assert (session.data, session.version) == ({"n": 2}, caught.value.result)
     assert session.version > version
-    # What was not applied is told as ever.
+    # A refused write raises its own error as before.
     with pytest.raises(VersionConflict):
         await guarded.update("u", "c", {"n": 3}, expected_version=version)
     # Renewing a TTL is not waited for.

@@ -1,4 +1,4 @@
-"""Writes that replicas and disks vouch for; without I/O."""
+"""Writes that replicas and disks confirm; without I/O."""
 
 from __future__ import annotations
 
