@@ -23,9 +23,9 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from ._protocol.replies import text_of
 from ._session.record import Id
-from ._session.store import BotSessionStore
 from ._session.times import ttl_to_ms
-from ._transport.command_store import CommandStore
+from ._store.base import BotSessionStore
+from ._store.command_store import CommandStore
 from ._transport.pubsub import Listener, Watch
 from .errors import OutcomeUnknown, SessionError
 

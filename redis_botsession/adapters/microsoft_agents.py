@@ -25,7 +25,7 @@ from microsoft_agents.hosting.core.storage.telemetry import spans
 
 from .._session.changes import Changes, Snapshot
 from .._session.record import BotSession, Loaded
-from .._session.store import DEFAULT_ATTEMPTS, BotSessionStore
+from .._store.base import DEFAULT_ATTEMPTS, BotSessionStore
 from .._transport.options import StoreOptions
 from ..errors import SessionGone, VersionConflict
 from ..store import SessionStore

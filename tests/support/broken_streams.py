@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-from redis_botsession._transport.pipeline import Call, Pipeline, Promise
+from redis_botsession._transport.reply_matching import Call, Pipeline, Promise
 
 from .proxy import READ_SIZE, Passage, Proxy
 

@@ -17,7 +17,7 @@ from redis.exceptions import (
 
 from redis_botsession import DurabilityUnproven, OutcomeUnknown, VersionConflict
 from redis_botsession._protocol.durability import Durability
-from redis_botsession._transport.pipeline import Call, OutOfStepError, Pipeline
+from redis_botsession._transport.reply_matching import Call, OutOfStepError, Pipeline
 
 from ..support.pipeline_talk import Elsewhere, Talk, answering, names, numbers
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from .._targets import Host
+from .asking import Server, text
 from .facts import Member
-from .server import Server, text
 
 
 @dataclass(frozen=True, slots=True)

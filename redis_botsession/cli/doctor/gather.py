@@ -11,12 +11,12 @@ from typing import Any, Final
 import redis
 
 from ..._protocol.layout import Keys
+from .acl_probe import gather_rights
+from .asking import ANSWERS, Server, pairs, text
 from .checks.version import is_sentinel
 from .cluster_nodes import members_of
 from .facts import Clock, Facts, Rights
-from .rights import gather_rights
 from .sampling import gather_sample
-from .server import ANSWERS, Server, pairs, text
 
 ROUND_TRIPS: Final = 30
 #: Of so many answers to TIME, the fastest counts.

@@ -11,6 +11,7 @@ import redis
 from ..._protocol.layout import Keys
 from .._targets import BadURL, Host, Target, parse
 from .._terminal import DEFAULT_URL
+from .asking import Server, text
 from .checks import check_node, check_sentinels
 from .checks.version import product_of, role_of
 from .cluster_nodes import Place, places_of
@@ -18,7 +19,6 @@ from .facts import Facts, Watcher
 from .findings import UNKNOWN, Finding, Node, Report, Severity, merged
 from .gather import gather
 from .render import Printer
-from .server import Server, text
 
 #: UnicodeError is what Python says of a host name that cannot be one.
 CANNOT_ASK = (redis.RedisError, OSError, UnicodeError)

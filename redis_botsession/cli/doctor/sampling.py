@@ -6,8 +6,8 @@ from typing import Any, Final
 
 from ..._protocol.commands import SCAN_COUNT
 from ..._protocol.layout import Keys
+from .asking import Server, text
 from .facts import Sample, Shape
-from .server import Server, text
 
 #: Round trips of SCAN, at most: 50,000 keys.
 _ROUNDS: Final = 50

@@ -11,7 +11,7 @@ from ..._protocol.commands import Commands
 from ..._protocol.layout import Keys
 from ..._session.record import BotSession
 from ..._session.times import TTL
-from ..._transport.command_store import CommandStore
+from ..._store.command_store import CommandStore
 from ...errors import CorruptSession, DurabilityUnproven, OutcomeUnknown, SerializationError, SessionTooLarge, VersionConflict
 from ...store import SessionStore
 from .reader import is_wrong_type

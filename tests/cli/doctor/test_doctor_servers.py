@@ -13,7 +13,7 @@ import redis
 from redis_botsession import SessionStore
 from redis_botsession.cli.doctor import CannotLook, Report, Severity, examine
 from redis_botsession.cli.doctor.checks.access import acl_line
-from redis_botsession.cli.doctor.permissions import DOCTOR_RULES, STORE_COMMANDS
+from redis_botsession.cli.doctor.needed_permissions import DOCTOR_RULES, STORE_COMMANDS
 from redis_botsession.embedded import LocalServer
 from redis_botsession.leases import Leases
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 
 from ..facts import COMPACT, Sample
 from ..findings import Finding, Severity
-from .words import percentile, setting
+from ..formatting import percentile, setting
 
 #: Up to here the setting was measured to pay; a longer value makes each write of its session move more bytes.
 MEASURED = 4096

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ..findings import Finding, Severity
-from .words import setting, size
+from ..formatting import setting, size
 
 #: Of maxmemory, in per cent.
 FULL = 80

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 from ..facts import Clock
 from ..findings import Finding, Severity
-from .words import percentile
+from ..formatting import percentile
 
 #: Seconds between the clocks.
 SKEW = 1.0

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ..findings import Finding, Severity
-from .words import setting
+from ..formatting import setting
 
 _DISK = "Look at the server's log, the free space and the permissions of its directory (CONFIG GET dir)"
 

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ..findings import Finding, Severity
+from ..formatting import setting, size
 from .version import role_of
-from .words import setting, size
 
 #: Seconds since a replica has last said how far it is; it says so each second.
 SLOW = 10

@@ -10,9 +10,9 @@ from uuid import uuid4
 
 from redis.exceptions import NoPermissionError
 
+from .asking import Server, pairs, text
 from .facts import Rights
-from .permissions import CLUSTER_COMMANDS, DANGEROUS
-from .server import Server, pairs, text
+from .needed_permissions import CLUSTER_COMMANDS, DANGEROUS
 
 _NO_SCRIPT: Final = "0" * 40
 _ABSENT: Final = re.compile(r"unknown command|Command '.*' not found", re.IGNORECASE)
