@@ -6,7 +6,7 @@
 --
 -- Reply      { 1, sessions}      OK: how many were there
 
--- @include clock
+-- @include deadline
 -- @include index
 
 local index = KEYS[1]

@@ -10,7 +10,7 @@
 --          {-1, version}       CONFLICT: the version there is; 0 for none
 --          {-4, field}         CORRUPT: there is no version to compare with
 
--- @include clock
+-- @include deadline
 -- @include index
 
 local session = KEYS[1]

@@ -16,9 +16,9 @@
 --          {-1, version}       CONFLICT: the version there is; 0 for none
 --          {-4, field}         CORRUPT: there is no version to compare with
 
--- @include clock
+-- @include deadline
 -- @include index
--- @include write
+-- @include store_fields
 
 local session = KEYS[1]
 local index = KEYS[2]

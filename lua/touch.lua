@@ -8,7 +8,7 @@
 -- Reply    { 1, 0}             OK
 --          {-2, 0}             GONE
 
--- @include clock
+-- @include deadline
 -- @include index
 
 local session = KEYS[1]

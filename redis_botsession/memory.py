@@ -249,7 +249,7 @@ class MemoryExecutor:
         record = _Record(index, member, owner, new, created_at, born, own, self._deadline(own, ttl_ms), packed)
         return self._store(session, record)
 
-    def _update(
+    def _write(
         self,
         *,
         session: bytes,

@@ -46,7 +46,7 @@ def test_this_is_the_wheel():
     package = Path(redis_botsession.__file__).parent
     assert "site-packages" in package.parts
     assert (package / "py.typed").is_file()
-    assert (package / "lua" / "update.lua").is_file()
+    assert (package / "lua" / "write.lua").is_file()
 """
 
 

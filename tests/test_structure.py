@@ -35,6 +35,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
         "url_parsing",
         "options",
         "redispy",
+        "backoff",
         "connection_errors",
         "pubsub",
         "client",

@@ -48,7 +48,7 @@ SCAN_COUNT: Final = 1000
 EXISTS_BATCH: Final = 1000
 
 
-_UPDATE: Final = SCRIPTS["update"]
+_WRITE: Final = SCRIPTS["write"]
 
 
 @dataclass(slots=True, eq=False)
@@ -280,7 +280,7 @@ class Commands:
             modes += b"e"
         args: list[Argument] = [
             b"EVALSHA",
-            _UPDATE.sha,
+            _WRITE.sha,
             2,
             at.session,
             at.index,
@@ -299,7 +299,7 @@ class Commands:
             args += [name.encode("utf-8", SURROGATES) for name in names]
         for item in fields.items():
             args += item
-        return Command("update", at.session, at.slot, tuple(args), parse, False, _UPDATE, True)
+        return Command("update", at.session, at.slot, tuple(args), parse, False, _WRITE, True)
 
     def _parse_scan(self, reply: Any) -> tuple[int, list[tuple[str, str]]]:
         cursor, keys = reply

@@ -91,7 +91,7 @@ def load(name: str, *, writes_data: bool = True, preload: bool = True) -> Script
 SCRIPTS: Final = {
     script.name: script
     for script in (
-        load("update"),
+        load("write"),
         load("set"),
         load("touch", writes_data=False),
         load("delete"),

@@ -14,12 +14,12 @@ from functools import partial
 from typing import Any, Final, Self, TypeVar
 
 from redis.asyncio import RedisCluster
-from redis.backoff import ExponentialWithJitterBackoff
 from redis.exceptions import AskError, ClusterDownError, MovedError, TryAgainError
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from .._protocol.commands import Command
+from .backoff import REROUTE_DELAYS
 from .connection_errors import is_final
 from .executor import Executor, PubSubConnection
 from .one_server import PipelinedExecutor, ServerConnections, connected
@@ -32,8 +32,6 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-#: Seconds before a call that no node serves is sent again.
-REROUTE_DELAYS: Final = ExponentialWithJitterBackoff(base=0.01, cap=0.25)
 #: Least seconds between two requests for the slot map.
 LOOK_INTERVAL: Final = 0.1
 #: Seconds without a reply after which the next node is asked for the slot map as well.

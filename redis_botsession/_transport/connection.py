@@ -22,13 +22,13 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Final, Protocol
 
 import hiredis
-from redis.backoff import ExponentialWithJitterBackoff
 from redis.exceptions import BusyLoadingError
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from .._protocol.commands import Command
 from .._protocol.durability import Durability
+from .backoff import RECONNECT_DELAYS
 from .connection_errors import hinted, is_final
 from .options import Options
 from .reply_matching import Call, OutOfStepError, Pipeline
@@ -36,8 +36,6 @@ from .socket_takeover import Link
 
 logger = logging.getLogger(__name__)
 
-#: Seconds between attempts to connect. The first attempt has no delay; then delays grow up to the cap, with jitter.
-RECONNECT_DELAYS: Final = ExponentialWithJitterBackoff(base=0.02, cap=1.0)
 #: Seconds that a transport gets to close before it is aborted.
 CLOSE_SECONDS: Final = 1.0
 

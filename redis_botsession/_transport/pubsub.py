@@ -8,17 +8,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
 
-from redis.backoff import ExponentialWithJitterBackoff
 from redis.exceptions import NoPermissionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from ..errors import SessionError
+from .backoff import RESUBSCRIBE_DELAYS
 from .executor import Executor, PubSubConnection
 
 logger = logging.getLogger(__name__)
 
-#: Seconds between attempts to connect.
-RESUBSCRIBE_DELAYS: Final = ExponentialWithJitterBackoff(base=0.05, cap=1.0)
 #: Seconds after which subscribing is tried again if the server has refused it: the permission may have been given.
 REFUSED_PAUSE: Final = 60.0
 #: Seconds for which the connection is kept without a watch.

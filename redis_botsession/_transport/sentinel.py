@@ -22,7 +22,7 @@ from redis.exceptions import (
 )
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from .connection import RECONNECT_DELAYS
+from .backoff import RECONNECT_DELAYS
 from .executor import PubSubConnection
 from .one_server import ServerExecutor, connected
 from .options import HostPort, Options

@@ -33,10 +33,10 @@ def run(*, port: int, data: Path | None) -> int:
             signal.signal(each, signal.SIG_IGN)
         raise _Ended
 
+    signal.signal(signal.SIGINT, end)
+    signal.signal(signal.SIGTERM, end)
     try:
         with LocalServer(data=data, tcp=port) as server:
-            signal.signal(signal.SIGINT, end)
-            signal.signal(signal.SIGTERM, end)
             kept = f"data in {data}" if data is not None else "data in memory only: they are gone when it ends"
             sys.stdout.write(f"Redis at {server.url} ({printable(kept)}). Ctrl-C ends it.\n")
             sys.stdout.flush()

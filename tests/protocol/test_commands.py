@@ -12,7 +12,7 @@ from redis_botsession._protocol.commands import Command, Commands
 from redis_botsession._protocol.scripts import SCRIPTS
 
 COMMANDS: dict[str, Callable[[Commands], Command[Any]]] = {
-    "update": lambda commands: commands.write("u", "c", Write(values={"a": 1, "b": 2}, remove=["x"])),
+    "write": lambda commands: commands.write("u", "c", Write(values={"a": 1, "b": 2}, remove=["x"])),
     "set": lambda commands: commands.set("u", "c", BotSession("u", "c", {"a": 1})),
     "touch": lambda commands: commands.touch("u", "c"),
     "delete": lambda commands: commands.delete("u", "c"),
@@ -54,7 +54,7 @@ def test_script_bind_names_the_arguments() -> None:
     command = Commands(prefix="p:", ttl=60, codec=Codec(), max_bytes=1 << 20).write(
         "u", "c", Write(values={"a": 1}, remove=["x"])
     )
-    bound = SCRIPTS["update"].bind(command.args[2:])
+    bound = SCRIPTS["write"].bind(command.args[2:])
     assert bound["session"] == b"p:{u}:c"
     assert bound["ttl_ms"] == 60_000
     assert bound["named"] == 1

@@ -6,52 +6,7 @@ import enum
 from collections import Counter
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
-from typing import Any, Final
-
-#: The ids of all checks, for ``--ignore``; besides, ``cannot-look-...`` for each command that the server refuses to the doctor.
-CHECKS: Final = (
-    "aof-last-rewrite",
-    "aof-last-write",
-    "appendfsync",
-    "clock-skew",
-    "cluster-migrations",
-    "cluster-nodes",
-    "cluster-replicas",
-    "cluster-require-full-coverage",
-    "cluster-slots",
-    "cluster-state",
-    "cluster-url",
-    "commands",
-    "evicted-keys",
-    "hash-max-listpack-entries",
-    "hash-max-listpack-value",
-    "latency",
-    "least-privilege-commands",
-    "least-privilege-keys",
-    "loading",
-    "maxmemory",
-    "maxmemory-policy",
-    "memory-usage",
-    "min-replicas-to-write",
-    "mode",
-    "node-unreachable",
-    "permissions",
-    "permissions-durable-writes",
-    "permissions-leases",
-    "persistence",
-    "primary-link",
-    "rdb-last-bgsave",
-    "replica-lag",
-    "role",
-    "sentinel-primary",
-    "sentinel-quorum",
-    "sentinel-unreachable",
-    "sessions",
-    "tls",
-    "user",
-    "version",
-)
-CANNOT_LOOK: Final = "cannot-look-"
+from typing import Any
 
 
 class Severity(enum.IntEnum):

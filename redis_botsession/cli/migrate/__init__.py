@@ -1,5 +1,6 @@
 """``botsession migrate``: brings sessions from other storages in Redis to this one."""
 
-from .run import SOURCES, Options, run
+from .run import Options, run
+from .sources.registry import SOURCES
 
 __all__ = ["SOURCES", "Options", "run"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -23,10 +23,7 @@ from .progress import progress_for
 from .reader import Reader
 from .render import Printer, fail
 from .resume import NotResumable, Place, ResumeFile
-from .sources.aiogram import AiogramSource
-from .sources.base import Source
-from .sources.json import JsonSource
-from .sources.telebot import OldTelebotSource, TelebotSource
+from .sources.registry import SOURCES
 from .writer import TargetStore
 
 #: Exit statuses.
@@ -34,12 +31,6 @@ CLEAN: Final = 0
 TROUBLES: Final = 1
 MISTAKE: Final = 2
 INCOMPLETE: Final = 3
-SOURCES: Final[Mapping[str, Callable[..., Source]]] = {
-    "aiogram": AiogramSource,
-    "telebot": TelebotSource,
-    "old-telebot": OldTelebotSource,
-    "json": JsonSource,
-}
 #: UnicodeError is what Python says of a host name that cannot be one.
 _CANNOT: Final = (redis.RedisError, SessionError, OSError, UnicodeError)
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 
 from ..facts import Rights
-from ..findings import CANNOT_LOOK, Finding, Severity
+from ..findings import Finding, Severity
 from ..needed_permissions import (
     CLUSTER_COMMANDS,
     DOCTOR_RULES,
@@ -15,6 +15,7 @@ from ..needed_permissions import (
     OPERATORS_ONLY,
     STORE_COMMANDS,
 )
+from .ids import CANNOT_LOOK
 
 _PLAIN = re.compile(r"[A-Za-z0-9:._/@+-]*")
 

@@ -24,9 +24,9 @@
 --          {-3, bytes}         TOO_LARGE: what the session would take
 --          {-4, field}         CORRUPT: this field of the metadata is not ours
 
--- @include clock
+-- @include deadline
 -- @include index
--- @include write
+-- @include store_fields
 
 local session = KEYS[1]
 local index = KEYS[2]

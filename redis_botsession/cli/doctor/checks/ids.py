@@ -1,0 +1,48 @@
+"""The ids of all checks. A new check adds its id here, and its function in a module beside this one."""
+
+from typing import Final
+
+#: The ids of all checks, for ``--ignore``; besides, ``cannot-look-...`` for each command that the server refuses to the doctor.
+CHECKS: Final = (
+    "aof-last-rewrite",
+    "aof-last-write",
+    "appendfsync",
+    "clock-skew",
+    "cluster-migrations",
+    "cluster-nodes",
+    "cluster-replicas",
+    "cluster-require-full-coverage",
+    "cluster-slots",
+    "cluster-state",
+    "cluster-url",
+    "commands",
+    "evicted-keys",
+    "hash-max-listpack-entries",
+    "hash-max-listpack-value",
+    "latency",
+    "least-privilege-commands",
+    "least-privilege-keys",
+    "loading",
+    "maxmemory",
+    "maxmemory-policy",
+    "memory-usage",
+    "min-replicas-to-write",
+    "mode",
+    "node-unreachable",
+    "permissions",
+    "permissions-durable-writes",
+    "permissions-leases",
+    "persistence",
+    "primary-link",
+    "rdb-last-bgsave",
+    "replica-lag",
+    "role",
+    "sentinel-primary",
+    "sentinel-quorum",
+    "sentinel-unreachable",
+    "sessions",
+    "tls",
+    "user",
+    "version",
+)
+CANNOT_LOOK: Final = "cannot-look-"
