@@ -16,7 +16,7 @@ from redis_botsession import SessionStore
 from redis_botsession._protocol.layout import Keys
 from redis_botsession.embedded import LocalServer, ServerFailed
 
-from .support.scripted import Scripted
+from .support.scripted_server import ScriptedServer
 from .support.servers import CI, SERVERS, Server
 
 pytest.register_assert_rewrite("redis_botsession.testing")
@@ -78,7 +78,7 @@ def newest_url(servers: Servers) -> str:
 
 @pytest.fixture
 def empty_url(newest_url: str) -> str:
-    """The same, with nothing on it; it was started by the tests, so they may empty it."""
+    """The same, with no keys; it was started by the tests, so they may empty it."""
     with redis.Redis.from_url(newest_url) as client:
         client.flushall()
     return newest_url
@@ -111,14 +111,14 @@ async def store(url: str, prefix: str) -> AsyncIterator[SessionStore]:
 
 
 @pytest.fixture
-async def first() -> AsyncIterator[Scripted]:
+async def first() -> AsyncIterator[ScriptedServer]:
     """A server that says what a script has it say."""
-    async with Scripted() as server:
+    async with ScriptedServer() as server:
         yield server
 
 
 @pytest.fixture
-async def second() -> AsyncIterator[Scripted]:
+async def second() -> AsyncIterator[ScriptedServer]:
     """Another one."""
-    async with Scripted() as server:
+    async with ScriptedServer() as server:
         yield server

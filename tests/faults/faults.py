@@ -21,7 +21,7 @@ from redis_botsession.embedded import LocalServer
 from redis_botsession.testing.harness import eventually
 
 from ..support.processes import paused
-from .proxy import SteeredProxy
+from ..support.proxy_steered import SteeredProxy
 from .workload import Workload
 
 #: Seconds without a byte after which a connection is given up, where that is what a fault is about.
@@ -29,11 +29,11 @@ SILENCE = 0.3
 UNKNOWN = frozenset({"OutcomeUnknown"})
 
 #: Makes a server of some version, not started yet; takes the arguments of ``LocalServer``.
-Maker = Callable[..., LocalServer]
+ServerFactory = Callable[..., LocalServer]
 
 
 @dataclass
-class Ground:
+class Environment:
     """Where a fault takes place.
 
     Attributes:
@@ -45,7 +45,7 @@ class Ground:
         make_store: Makes another store for the same sessions, right on the server.
     """
 
-    make: Maker
+    make: ServerFactory
     server: LocalServer
     data: Path
     proxy: SteeredProxy | None = None
@@ -92,7 +92,7 @@ class Fault:
 
     name: str
     promise: str
-    inject: Callable[[Ground], Awaitable[None]]
+    inject: Callable[[Environment], Awaitable[None]]
     times: int = 3
     reads: frozenset[str] = frozenset()
     writes: frozenset[str] = frozenset()
@@ -102,15 +102,15 @@ class Fault:
     data: Literal["aof", "rdb"] | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
 
-    async def happen(self, ground: Ground) -> None:
+    async def happen(self, environment: Environment) -> None:
         """Does it so often, and between two times lets everybody go on."""
         done = 0
-        while done < self.times or any(not ground.workload.errors[need] for need in self.needs):
+        while done < self.times or any(not environment.workload.errors[need] for need in self.needs):
             assert done < 20 * self.times, f"{self.name}: it has not come to {set(self.needs)}"
-            await ground.workload.went_on()
-            await self.inject(ground)
+            await environment.workload.until_all_progress()
+            await self.inject(environment)
             done += 1
-        await ground.workload.went_on()
+        await environment.workload.until_all_progress()
 
 
 SNAPSHOTS = ["--appendonly", "no"]
@@ -119,18 +119,18 @@ SNAPSHOTS = ["--appendonly", "no"]
 # --- between the store and the server
 
 
-async def lose_replies(ground: Ground) -> None:
-    await ground.between.until_gone(ground.between.lose_replies())
+async def lose_replies(environment: Environment) -> None:
+    await environment.between.until_gone(environment.between.lose_replies())
 
 
-async def disturb(kind: Literal["delay", "split"], ground: Ground) -> None:
-    proxy = ground.between
+async def disturb(kind: Literal["delay", "split"], environment: Environment) -> None:
+    proxy = environment.between
     setattr(proxy, kind, 0.3)
     await proxy.until_made(kind, proxy.made[kind] + 100)
 
 
-async def mute(ground: Ground, *, replies: bool) -> None:
-    proxy = ground.between
+async def mute(environment: Environment, *, replies: bool) -> None:
+    proxy = environment.between
     before = proxy.made["mute"]
     muted = proxy.mute(replies=replies)
     try:
@@ -142,8 +142,8 @@ async def mute(ground: Ground, *, replies: bool) -> None:
     await proxy.until_gone(muted)
 
 
-async def refuse(ground: Ground) -> None:
-    proxy = ground.between
+async def refuse(environment: Environment) -> None:
+    proxy = environment.between
     proxy.is_refusing = True
     try:
         proxy.cut_all()
@@ -152,43 +152,43 @@ async def refuse(ground: Ground) -> None:
         proxy.is_refusing = False
 
 
-async def kill_clients(ground: Ground) -> None:
-    async with ground.admin() as admin:
+async def kill_clients(environment: Environment) -> None:
+    async with environment.admin() as admin:
         assert await admin.client_kill_filter(_type="normal", skipme=True)
 
 
 # --- the server
 
 
-async def pause(ground: Ground) -> None:
-    with paused(ground.server):
+async def pause(environment: Environment) -> None:
+    with paused(environment.server):
         # The fault itself: a pause that is shorter than any timeout, so nothing tells of it.
         await asyncio.sleep(0.05)
 
 
-async def pause_until(errors: frozenset[tuple[str, str]], ground: Ground) -> None:
-    workload = ground.workload
+async def pause_until(errors: frozenset[tuple[str, str]], environment: Environment) -> None:
+    workload = environment.workload
     before = workload.errors.copy()
-    with paused(ground.server):
+    with paused(environment.server):
         await workload.until(lambda: any(workload.errors[error] > before[error] for error in errors))
 
 
-async def kill(ground: Ground) -> None:
-    os.kill(ground.server.pid, signal.SIGKILL)
-    await ground.restart([])
+async def kill(environment: Environment) -> None:
+    os.kill(environment.server.pid, signal.SIGKILL)
+    await environment.restart([])
 
 
-async def shut_down(ground: Ground) -> None:
+async def shut_down(environment: Environment) -> None:
     def save_and_end() -> None:
-        with redis.Redis.from_url(ground.server.url, retry=None) as client:
+        with redis.Redis.from_url(environment.server.url, retry=None) as client:
             client.shutdown(save=True)
 
     await asyncio.to_thread(save_and_end)
-    await ground.restart(SNAPSHOTS)
+    await environment.restart(SNAPSHOTS)
 
 
-async def flush_scripts(ground: Ground) -> None:
-    async with ground.admin() as admin:
+async def flush_scripts(environment: Environment) -> None:
+    async with environment.admin() as admin:
 
         async def missed() -> int:
             errors = await admin.info("errorstats")
@@ -203,37 +203,37 @@ async def flush_scripts(ground: Ground) -> None:
         await eventually(was_missed)
 
 
-async def fill_memory(ground: Ground) -> None:
-    async with ground.admin() as admin:
+async def fill_memory(environment: Environment) -> None:
+    async with environment.admin() as admin:
         await admin.config_set("maxmemory-policy", "noeviction")
         await admin.config_set("maxmemory", 1)
         try:
-            await some_failures(ground)
+            await until_writes_failed(environment)
         finally:
             await admin.config_set("maxmemory", 0)
 
 
-async def demote(ground: Ground) -> None:
-    async with ground.admin() as admin:
+async def demote(environment: Environment) -> None:
+    async with environment.admin() as admin:
         # Of a master that is not there: it keeps its data.
         await admin.replicaof("127.0.0.1", "1")
         try:
-            await some_failures(ground)
+            await until_writes_failed(environment)
         finally:
             await admin.replicaof("NO", "ONE")
 
 
-async def fill_disk(ground: Ground) -> None:
+async def fill_disk(environment: Environment) -> None:
     # No snapshot can take the place of a folder: that needs no full disk, and fails for root, too.
-    blocker = ground.data / "dump.rdb"
-    async with ground.admin() as admin:
+    blocker = environment.data / "dump.rdb"
+    async with environment.admin() as admin:
         await admin.config_set("save", "3600 1000000")
         await admin.config_set("stop-writes-on-bgsave-error", "yes")
         blocker.unlink(missing_ok=True)
         blocker.mkdir()
         try:
             await take_snapshot(admin, "err")
-            await some_failures(ground)
+            await until_writes_failed(environment)
         finally:
             blocker.rmdir()
             await take_snapshot(admin, "ok")
@@ -249,13 +249,13 @@ async def take_snapshot(admin: redis.asyncio.Redis, status: str) -> None:
     await eventually(is_done)
 
 
-async def some_failures(ground: Ground) -> None:
+async def until_writes_failed(environment: Environment) -> None:
     """Until writes have failed, whatever they were told, everybody has seen how it is, and someone new, too."""
-    workload = ground.workload
+    workload = environment.workload
     before = workload.failures("write")
     await workload.until(lambda: workload.failures("write") >= before + 30)
-    await workload.went_on()
-    async with ground.make_store() as store:
+    await workload.until_all_progress()
+    async with environment.make_store() as store:
         await workload.visit(store)
 
 

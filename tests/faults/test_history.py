@@ -16,7 +16,7 @@ NOTHING = State()
 UNKNOWN, REFUSED = Outcome.UNKNOWN, Outcome.REFUSED
 
 
-class Story:
+class HistoryBuilder:
     """Operations one after the other, unless ``begin`` makes one that ends later."""
 
     def __init__(self) -> None:
@@ -61,27 +61,27 @@ def merged(version: int, *ids: int, **others: Any) -> State:
 
 
 def test_history_chain_that_is_as_it_should_be() -> None:
-    story = Story()
-    story.load(NOTHING)
-    story.append(NOTHING, 10)
-    rivals = [story.begin(CHAIN, chain(10, 1)) for _ in range(3)]
-    early = story.begin_read(CHAIN)
+    builder = HistoryBuilder()
+    builder.load(NOTHING)
+    builder.append(NOTHING, 10)
+    rivals = [builder.begin(CHAIN, chain(10, 1)) for _ in range(3)]
+    early = builder.begin_read(CHAIN)
     # What is in doubt may be there, and be seen.
-    story.end(rivals[1], UNKNOWN)
-    story.end(rivals[0], REFUSED, "VersionConflict")
-    story.end(rivals[2], REFUSED, "VersionConflict")
-    story.load(chain(20, 1, 3))
-    story.load(chain(10, 1), read=early)
+    builder.end(rivals[1], UNKNOWN)
+    builder.end(rivals[0], REFUSED, "VersionConflict")
+    builder.end(rivals[2], REFUSED, "VersionConflict")
+    builder.load(chain(20, 1, 3))
+    builder.load(chain(10, 1), read=early)
     # Or come much later, or never.
-    story.append(chain(20, 1, 3), UNKNOWN)
-    story.append(chain(20, 1, 3), 30)
-    story.append(chain(30, 1, 3, 6), REFUSED, "OOM")
-    story.load(chain(30, 1, 3, 6))
-    late = story.begin(CHAIN, chain(30, 1, 3, 6))
-    story.end(late, UNKNOWN)
-    assert story.violations(chain(30, 1, 3, 6)) == []
-    assert story.violations(chain(40, 1, 3, 6, 8)) == []
-    assert story.history.counts() == {
+    builder.append(chain(20, 1, 3), UNKNOWN)
+    builder.append(chain(20, 1, 3), 30)
+    builder.append(chain(30, 1, 3, 6), REFUSED, "OOM")
+    builder.load(chain(30, 1, 3, 6))
+    late = builder.begin(CHAIN, chain(30, 1, 3, 6))
+    builder.end(late, UNKNOWN)
+    assert builder.violations(chain(30, 1, 3, 6)) == []
+    assert builder.violations(chain(40, 1, 3, 6, 8)) == []
+    assert builder.history.counts() == {
         "reads": 4,
         "writes": 8,
         "acknowledged": 2,
@@ -91,20 +91,20 @@ def test_history_chain_that_is_as_it_should_be() -> None:
 
 
 def test_history_merges_that_are_as_they_should_be() -> None:
-    story = Story()
-    story.load(NOTHING, MERGE)
-    story.merge(10)
-    story.merge(UNKNOWN)
-    story.merge(REFUSED)
-    one, other = story.begin(MERGE), story.begin(MERGE)
-    early = story.begin_read(MERGE)
-    story.end(other, 30)
-    story.end(one, 40)
-    story.load(merged(10, 1), MERGE, early)
-    story.load(merged(40, 1, 4, 5), MERGE)
-    assert story.violations(merged=merged(40, 1, 4, 5)) == []
+    builder = HistoryBuilder()
+    builder.load(NOTHING, MERGE)
+    builder.merge(10)
+    builder.merge(UNKNOWN)
+    builder.merge(REFUSED)
+    one, other = builder.begin(MERGE), builder.begin(MERGE)
+    early = builder.begin_read(MERGE)
+    builder.end(other, 30)
+    builder.end(one, 40)
+    builder.load(merged(10, 1), MERGE, early)
+    builder.load(merged(40, 1, 4, 5), MERGE)
+    assert builder.violations(merged=merged(40, 1, 4, 5)) == []
     # Applied late.
-    assert story.violations(merged=merged(50, 1, 2, 4, 5)) == []
+    assert builder.violations(merged=merged(50, 1, 2, 4, 5)) == []
 
 
 # --- what is not
@@ -112,148 +112,148 @@ def test_history_merges_that_are_as_they_should_be() -> None:
 A, AB = chain(10, 1), chain(20, 1, 2)
 
 
-def two(story: Story) -> None:
+def two(builder: HistoryBuilder) -> None:
     """Two that went well."""
-    story.append(NOTHING, 10)
-    story.append(A, 20)
+    builder.append(NOTHING, 10)
+    builder.append(A, 20)
 
 
-def lost(story: Story) -> State:
-    two(story)
+def lost(builder: HistoryBuilder) -> State:
+    two(builder)
     return A
 
 
-def twice(story: Story) -> State:
-    two(story)
+def twice(builder: HistoryBuilder) -> State:
+    two(builder)
     return chain(20, 1, 2, 2)
 
 
-def unknown_twice(story: Story) -> State:
-    story.append(NOTHING, 10)
-    story.append(A, UNKNOWN)
+def unknown_twice(builder: HistoryBuilder) -> State:
+    builder.append(NOTHING, 10)
+    builder.append(A, UNKNOWN)
     return chain(30, 1, 2, 2)
 
 
-def refused(story: Story) -> State:
-    story.append(NOTHING, 10)
-    story.append(A, REFUSED, "ConnectionError")
+def refused(builder: HistoryBuilder) -> State:
+    builder.append(NOTHING, 10)
+    builder.append(A, REFUSED, "ConnectionError")
     return AB
 
 
-def backwards(story: Story) -> State:
-    story.append(NOTHING, 10)
-    story.append(A, 5)
+def backwards(builder: HistoryBuilder) -> State:
+    builder.append(NOTHING, 10)
+    builder.append(A, 5)
     return chain(10, 1, 2)
 
 
-def same_version(story: Story) -> State:
-    story.append(NOTHING, 10)
-    story.append(A, 10)
+def same_version(builder: HistoryBuilder) -> State:
+    builder.append(NOTHING, 10)
+    builder.append(A, 10)
     return chain(10, 1, 2)
 
 
-def lost_update(story: Story) -> State:
-    story.append(NOTHING, 10)
-    first, second = story.begin(CHAIN, A), story.begin(CHAIN, A)
-    story.end(first, 20)
-    story.end(second, 30)
+def lost_update(builder: HistoryBuilder) -> State:
+    builder.append(NOTHING, 10)
+    first, second = builder.begin(CHAIN, A), builder.begin(CHAIN, A)
+    builder.end(first, 20)
+    builder.end(second, 30)
     return chain(30, 1, 3)
 
 
-def onto_another(story: Story) -> State:
-    two(story)
-    story.append(A, 30)
+def onto_another(builder: HistoryBuilder) -> State:
+    two(builder)
+    builder.append(A, 30)
     return chain(30, 1, 2, 3)
 
 
-def onto_another_version(story: Story) -> State:
-    story.append(NOTHING, 10)
-    story.append(chain(9, 1), 20)
+def onto_another_version(builder: HistoryBuilder) -> State:
+    builder.append(NOTHING, 10)
+    builder.append(chain(9, 1), 20)
     return AB
 
 
-def out_of_order(story: Story) -> State:
-    story.append(chain(20, 2), 30)
-    story.append(NOTHING, 20)
+def out_of_order(builder: HistoryBuilder) -> State:
+    builder.append(chain(20, 2), 30)
+    builder.append(NOTHING, 20)
     return chain(30, 2, 1)
 
 
-def false_conflict(story: Story) -> State:
-    story.append(NOTHING, 10)
-    story.append(A, REFUSED, "VersionConflict")
+def false_conflict(builder: HistoryBuilder) -> State:
+    builder.append(NOTHING, 10)
+    builder.append(A, REFUSED, "VersionConflict")
     # Too late to be the reason.
-    story.append(A, 20)
+    builder.append(A, 20)
     return chain(20, 1, 3)
 
 
-def false_conflict_at_the_end(story: Story) -> State:
-    story.append(NOTHING, 10)
-    story.append(A, REFUSED, "VersionConflict")
+def false_conflict_at_the_end(builder: HistoryBuilder) -> State:
+    builder.append(NOTHING, 10)
+    builder.append(A, REFUSED, "VersionConflict")
     return A
 
 
-def never_ended(story: Story) -> State:
-    story.begin(CHAIN, NOTHING)
+def never_ended(builder: HistoryBuilder) -> State:
+    builder.begin(CHAIN, NOTHING)
     return NOTHING
 
 
-def stranger(story: Story) -> State:
-    story.append(NOTHING, 10)
+def stranger(builder: HistoryBuilder) -> State:
+    builder.append(NOTHING, 10)
     return chain(10, 1, 77)
 
 
-def strange_key(story: Story) -> State:
-    story.append(NOTHING, 10)
+def strange_key(builder: HistoryBuilder) -> State:
+    builder.append(NOTHING, 10)
     return State(10, {CHAIN_KEY: [1], "op-3": "x"})
 
 
-def applied_again(story: Story) -> State:
-    two(story)
+def applied_again(builder: HistoryBuilder) -> State:
+    two(builder)
     return chain(25, 1, 2)
 
 
-def stale(story: Story) -> State:
-    two(story)
-    story.load(A)
+def stale(builder: HistoryBuilder) -> State:
+    two(builder)
+    builder.load(A)
     return AB
 
 
-def not_monotone(story: Story) -> State:
-    story.append(NOTHING, 10)
-    story.append(A, UNKNOWN)
-    story.load(AB)
-    story.load(A)
+def not_monotone(builder: HistoryBuilder) -> State:
+    builder.append(NOTHING, 10)
+    builder.append(A, UNKNOWN)
+    builder.load(AB)
+    builder.load(A)
     return AB
 
 
-def seen_and_gone(story: Story) -> State:
-    story.append(NOTHING, 10)
-    story.append(A, UNKNOWN)
-    story.load(AB)
+def seen_and_gone(builder: HistoryBuilder) -> State:
+    builder.append(NOTHING, 10)
+    builder.append(A, UNKNOWN)
+    builder.load(AB)
     return A
 
 
-def refused_seen(story: Story) -> State:
-    story.append(NOTHING, 10)
-    story.append(A, REFUSED, "OOM")
-    story.load(AB)
+def refused_seen(builder: HistoryBuilder) -> State:
+    builder.append(NOTHING, 10)
+    builder.append(A, REFUSED, "OOM")
+    builder.load(AB)
     return A
 
 
-def from_the_future(story: Story) -> State:
-    story.load(A)
-    story.append(NOTHING, 10)
+def from_the_future(builder: HistoryBuilder) -> State:
+    builder.load(A)
+    builder.append(NOTHING, 10)
     return A
 
 
-def wrong_version(story: Story) -> State:
-    story.append(NOTHING, 10)
-    story.load(chain(11, 1))
+def wrong_version(builder: HistoryBuilder) -> State:
+    builder.append(NOTHING, 10)
+    builder.load(chain(11, 1))
     return A
 
 
 @pytest.mark.parametrize(
-    ("tell", "what"),
+    ("build", "what"),
     [
         (lost, "acknowledged as version 20 and lost (operations 2;"),
         (twice, "there 2 times (operations 2;"),
@@ -280,92 +280,92 @@ def wrong_version(story: Story) -> State:
         (wrong_version, "a load gave version 11, its last write was told 10 (operations 1, r;"),
     ],
 )
-def test_history_what_is_wrong_with_a_chain_is_found(tell: Callable[[Story], State], what: str) -> None:
-    story = Story()
-    violations = story.violations(chain=tell(story))
+def test_history_what_is_wrong_with_a_chain_is_found(build: Callable[[HistoryBuilder], State], what: str) -> None:
+    builder = HistoryBuilder()
+    violations = builder.violations(chain=build(builder))
     assert [text for text in violations if f"chain session u/c: {what}" in text], violations
     assert all("seed its-seed" in text for text in violations)
 
 
-def merge_lost(story: Story) -> State:
-    story.merge(10)
-    story.merge(20)
+def merge_lost(builder: HistoryBuilder) -> State:
+    builder.merge(10)
+    builder.merge(20)
     return merged(20, 2)
 
 
-def merge_refused(story: Story) -> State:
-    story.merge(REFUSED)
+def merge_refused(builder: HistoryBuilder) -> State:
+    builder.merge(REFUSED)
     return merged(10, 1)
 
 
-def merge_damaged(story: Story) -> State:
-    story.merge(10)
+def merge_damaged(builder: HistoryBuilder) -> State:
+    builder.merge(10)
     return merged(10, op_1="m/2")
 
 
-def merge_stranger(story: Story) -> State:
-    story.merge(10)
+def merge_stranger(builder: HistoryBuilder) -> State:
+    builder.merge(10)
     return merged(10, 1, op_77="x")
 
 
-def merge_applied_again(story: Story) -> State:
-    story.merge(10)
+def merge_applied_again(builder: HistoryBuilder) -> State:
+    builder.merge(10)
     return merged(11, 1)
 
 
-def merge_backwards(story: Story) -> State:
-    story.merge(20)
-    story.merge(10)
+def merge_backwards(builder: HistoryBuilder) -> State:
+    builder.merge(20)
+    builder.merge(10)
     return merged(20, 1, 2)
 
 
-def merge_stale(story: Story) -> State:
-    story.merge(10)
-    story.load(NOTHING, MERGE)
+def merge_stale(builder: HistoryBuilder) -> State:
+    builder.merge(10)
+    builder.load(NOTHING, MERGE)
     return merged(10, 1)
 
 
-def merge_not_monotone(story: Story) -> State:
-    story.merge(UNKNOWN)
-    story.load(merged(10, 1), MERGE)
-    story.load(NOTHING, MERGE)
+def merge_not_monotone(builder: HistoryBuilder) -> State:
+    builder.merge(UNKNOWN)
+    builder.load(merged(10, 1), MERGE)
+    builder.load(NOTHING, MERGE)
     return merged(10, 1)
 
 
-def merge_gone(story: Story) -> State:
-    story.merge(UNKNOWN)
-    story.load(merged(10, 1), MERGE)
+def merge_gone(builder: HistoryBuilder) -> State:
+    builder.merge(UNKNOWN)
+    builder.load(merged(10, 1), MERGE)
     return NOTHING
 
 
-def merge_refused_seen(story: Story) -> State:
-    story.merge(REFUSED)
-    story.load(merged(10, 1), MERGE)
+def merge_refused_seen(builder: HistoryBuilder) -> State:
+    builder.merge(REFUSED)
+    builder.load(merged(10, 1), MERGE)
     return NOTHING
 
 
-def merge_damage_seen(story: Story) -> State:
-    story.merge(10)
-    story.load(merged(10, op_1="x"), MERGE)
+def merge_damage_seen(builder: HistoryBuilder) -> State:
+    builder.merge(10)
+    builder.load(merged(10, op_1="x"), MERGE)
     return merged(10, 1)
 
 
-def merge_half_seen(story: Story) -> State:
-    write = story.begin(MERGE)
-    read = story.begin_read(MERGE)
-    story.end(write, 10)
-    story.load(State(10), MERGE, read)
+def merge_half_seen(builder: HistoryBuilder) -> State:
+    write = builder.begin(MERGE)
+    read = builder.begin_read(MERGE)
+    builder.end(write, 10)
+    builder.load(State(10), MERGE, read)
     return merged(10, 1)
 
 
-def merge_from_the_future(story: Story) -> State:
-    story.load(merged(10, 1), MERGE)
-    story.merge(10)
+def merge_from_the_future(builder: HistoryBuilder) -> State:
+    builder.load(merged(10, 1), MERGE)
+    builder.merge(10)
     return merged(10, 1)
 
 
 @pytest.mark.parametrize(
-    ("tell", "what"),
+    ("build", "what"),
     [
         (merge_lost, "acknowledged as version 10 and lost (operations 1;"),
         (merge_refused, "refused (), and yet there (operations 1;"),
@@ -382,7 +382,7 @@ def merge_from_the_future(story: Story) -> State:
         (merge_from_the_future, "a load saw what had not begun yet (operations 1, r;"),
     ],
 )
-def test_history_what_is_wrong_with_merges_is_found(tell: Callable[[Story], State], what: str) -> None:
-    story = Story()
-    violations = story.violations(merged=tell(story))
+def test_history_what_is_wrong_with_merges_is_found(build: Callable[[HistoryBuilder], State], what: str) -> None:
+    builder = HistoryBuilder()
+    violations = builder.violations(merged=build(builder))
     assert [text for text in violations if f"merge session m/c: {what}" in text], violations

@@ -16,11 +16,11 @@ from redis_botsession import SessionStore
 from redis_botsession.embedded import LocalServer, ServerFailed
 from redis_botsession.testing.harness import eventually
 
+from ..support.proxy_steered import SteeredProxy
 from ..support.servers import CI, SERVERS, Server
-from .faults import FAULTS, SNAPSHOTS, Fault, Ground, Maker
+from .faults import FAULTS, SNAPSHOTS, Environment, Fault, ServerFactory
 from .history import Kind
 from .matrix import Matrix
-from .proxy import SteeredProxy
 from .workload import SEED, Workload
 
 #: Stores of one workload, and connections of each.
@@ -33,9 +33,9 @@ class Servers:
 
     def __init__(self, stack: ExitStack) -> None:
         self._stack = stack
-        self._running: dict[Server, tuple[Maker, LocalServer]] = {}
+        self._running: dict[Server, tuple[ServerFactory, LocalServer]] = {}
 
-    def get(self, server: Server) -> tuple[Maker, LocalServer]:
+    def get(self, server: Server) -> tuple[ServerFactory, LocalServer]:
         """What makes servers of this version, and one that runs.
 
         Skips the test where it cannot be had; fails it in CI.
@@ -68,15 +68,15 @@ async def test_faults_what_is_promised_holds(
     stray: list[dict[str, Any]] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: stray.append(context))
     with matrix.cell(fault.name, fault.promise, server.id) as cell:
-        async with ground_for(fault, *running.get(server), tmp_path) as ground:
+        async with environment_for(fault, *running.get(server), tmp_path) as environment:
             try:
-                await work(fault, ground, prefix, seed)
+                await work(fault, environment, prefix, seed)
             finally:
-                cell.counts += ground.workload.history.counts()
-            await assert_quiet(ground)
-            async with SessionStore.from_url(ground.server.url, prefix=prefix) as fresh:
-                violations = await ground.workload.check(fresh)
-        workload = ground.workload
+                cell.counts += environment.workload.history.counts()
+            await assert_quiet(environment)
+            async with SessionStore.from_url(environment.server.url, prefix=prefix) as fresh:
+                violations = await environment.workload.check(fresh)
+        workload = environment.workload
         allowed = {"read": fault.reads, "write": fault.writes}
         surprises = {what: times for what, times in workload.errors.items() if what[1] not in allowed[what[0]]}
         assert not violations, "\n".join(map(str, violations[:20]))
@@ -88,39 +88,39 @@ async def test_faults_what_is_promised_holds(
 
 
 @asynccontextmanager
-async def ground_for(fault: Fault, make: Maker, shared: LocalServer, data: Path) -> AsyncIterator[Ground]:
+async def environment_for(fault: Fault, make: ServerFactory, shared: LocalServer, data: Path) -> AsyncIterator[Environment]:
     """Where the fault takes place: on the shared server, or on one that is started and stopped here."""
     if fault.data is None:
-        yield Ground(make, shared, data)
+        yield Environment(make, shared, data)
         return
-    ground = Ground(make, make(tcp=True, data=data, options=SNAPSHOTS if fault.data == "rdb" else []), data)
+    environment = Environment(make, make(tcp=True, data=data, options=SNAPSHOTS if fault.data == "rdb" else []), data)
     try:
-        await asyncio.to_thread(ground.server.start)
-        yield ground
+        await asyncio.to_thread(environment.server.start)
+        yield environment
     finally:
-        await asyncio.to_thread(ground.server.stop)
+        await asyncio.to_thread(environment.server.stop)
 
 
-async def work(fault: Fault, ground: Ground, prefix: str, seed: str) -> None:
+async def work(fault: Fault, environment: Environment, prefix: str, seed: str) -> None:
     """A workload on stores of its own, and the fault; all connections are closed in the end."""
     async with AsyncExitStack() as stack:
-        url = ground.server.url
+        url = environment.server.url
         if fault.has_proxy:
-            ground.proxy = await stack.enter_async_context(SteeredProxy(url, seed))
-            url = ground.proxy.url
+            environment.proxy = await stack.enter_async_context(SteeredProxy(url, seed))
+            url = environment.proxy.url
         stores = [
             SessionStore.from_url(url, prefix=prefix, max_connections=CONNECTIONS, **fault.options) for _ in range(STORES)
         ]
         for store in stores:
             await stack.enter_async_context(store)
-        ground.workload = Workload(seed, stores, cancels=fault.cancels)
-        ground.make_store = lambda: SessionStore.from_url(ground.server.url, prefix=prefix)
-        await ground.workload.run(partial(fault.happen, ground))
+        environment.workload = Workload(seed, stores, cancels=fault.cancels)
+        environment.make_store = lambda: SessionStore.from_url(environment.server.url, prefix=prefix)
+        await environment.workload.run(partial(fault.happen, environment))
 
 
-async def assert_quiet(ground: Ground) -> None:
+async def assert_quiet(environment: Environment) -> None:
     """Waits until the server has done all that was on its way to it: it has let go of every connection."""
-    async with ground.admin() as admin:
+    async with environment.admin() as admin:
 
         async def is_alone() -> bool:
             return len(await admin.client_list()) == 1

@@ -16,9 +16,9 @@ from redis_botsession._session.changes import Write
 from redis_botsession._session.record import Id
 from redis_botsession.embedded import LocalServer, find_server
 
-from ..support.streams import ShiftingPipeline
-from .faults import Ground, kill
-from .proxy import SteeredProxy
+from ..support.proxy_steered import SteeredProxy
+from ..support.shifting_pipeline import ShiftingPipeline
+from .faults import Environment, kill
 from .workload import SEED, Workload
 
 OPERATIONS = 1000
@@ -84,7 +84,7 @@ async def nothing() -> None:
 
 async def replies_lost(workload: Workload, proxy: SteeredProxy) -> None:
     for _ in range(ROUNDS):
-        await workload.went_on()
+        await workload.until_all_progress()
         await proxy.until_gone(proxy.lose_replies())
 
 
@@ -153,15 +153,15 @@ async def test_planted_bug_losing_acknowledged_writes_is_found(prefix: str, seed
     server = LocalServer(find_server(), tcp=True, data=tmp_path, options=["--appendonly", "no"])
     server.start()
     async with SessionStore.from_url(server.url, prefix=prefix) as store:
-        ground = Ground(partial(LocalServer, find_server()), server, tmp_path)
-        ground.workload = workload = Workload(seed, [store])
+        environment = Environment(partial(LocalServer, find_server()), server, tmp_path)
+        environment.workload = workload = Workload(seed, [store])
         try:
 
             async def restart() -> None:
-                await workload.went_on()
-                await kill(ground)
+                await workload.until_all_progress()
+                await kill(environment)
 
             await workload.run(restart, OPERATIONS)
             assert "and lost" in await violations_of(workload, server.url, prefix)
         finally:
-            ground.server.stop()
+            environment.server.stop()

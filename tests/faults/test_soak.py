@@ -20,7 +20,8 @@ import redis.asyncio
 from redis_botsession import BotSession, OutcomeUnknown, SessionStore
 from redis_botsession.testing.harness import eventually
 
-from ..support.streams import FaultProxy, Faults, ShiftingPipeline
+from ..support.proxy_random import FaultRates, RandomFaultProxy
+from ..support.shifting_pipeline import ShiftingPipeline
 
 OPERATIONS = int(os.environ.get("SOAK_OPERATIONS", "20000"))
 SEED = os.environ.get("SOAK_SEED", "7")
@@ -55,8 +56,8 @@ ROUGH = {
 PUSHES: dict[int, dict[str, float]] = {2: {}, 3: {"push": 0.1}}
 
 
-def faults(shares: dict[str, float], protocol: int) -> Faults:
-    return Faults(**shares, **PUSHES[protocol])
+def faults(shares: dict[str, float], protocol: int) -> FaultRates:
+    return FaultRates(**shares, **PUSHES[protocol])
 
 
 class Soak:
@@ -298,7 +299,7 @@ def filler(number: int, size: int) -> bytes:
 @pytest.mark.parametrize("protocol", [2, 3])
 async def test_soak_whoever_is_cancelled_nobody_else_notices(protocol: int, seed: str, newest_url: str, prefix: str) -> None:
     async with (
-        FaultProxy(newest_url, seed, faults(CALM, protocol)) as proxy,
+        RandomFaultProxy(newest_url, seed, faults(CALM, protocol)) as proxy,
         SessionStore.from_url(
             proxy.url, prefix=prefix, protocol=protocol, max_bytes=MAX_BYTES, max_connections=CONNECTIONS
         ) as store,
@@ -317,7 +318,7 @@ async def test_soak_whoever_is_cancelled_nobody_else_notices(protocol: int, seed
 async def test_soak_late_replies_go_to_nobody(protocol: int, seed: str, newest_url: str, prefix: str) -> None:
     late = {"delay": 0.2, "longest_delay": 0.1}
     async with (
-        FaultProxy(newest_url, seed, faults({"split": 0.3}, protocol)) as proxy,
+        RandomFaultProxy(newest_url, seed, faults({"split": 0.3}, protocol)) as proxy,
         SessionStore.from_url(
             proxy.url, prefix=prefix, protocol=protocol, max_bytes=MAX_BYTES, timeout=0.05, max_connections=CONNECTIONS
         ) as store,
@@ -339,7 +340,7 @@ async def test_soak_whatever_becomes_of_the_replies_nobody_gets_anothers(
     protocol: int, seed: str, newest_url: str, prefix: str
 ) -> None:
     async with (
-        FaultProxy(newest_url, seed, faults(ROUGH, protocol)) as proxy,
+        RandomFaultProxy(newest_url, seed, faults(ROUGH, protocol)) as proxy,
         SessionStore.from_url(
             proxy.url, prefix=prefix, protocol=protocol, max_bytes=MAX_BYTES, timeout=5, socket_timeout=0.3
         ) as store,
@@ -355,12 +356,12 @@ async def test_soak_whatever_becomes_of_the_replies_nobody_gets_anothers(
 async def test_soak_once_the_faults_are_over_there_are_no_errors_any_more(seed: str, newest_url: str, prefix: str) -> None:
     # All but what shows only after a silence.
     async with (
-        FaultProxy(newest_url, seed, faults({**ROUGH, "swallow": 0.0}, 3)) as proxy,
+        RandomFaultProxy(newest_url, seed, faults({**ROUGH, "swallow": 0.0}, 3)) as proxy,
         SessionStore.from_url(proxy.url, prefix=prefix, protocol=3, max_bytes=MAX_BYTES) as store,
     ):
         soak = Soak(store, seed, errors=(OutcomeUnknown, redis.ConnectionError, redis.TimeoutError), is_in_order=False)
         await soak.run(TASKS * 10)
-        proxy.faults = Faults()
+        proxy.faults = FaultRates()
         # Whoever is answered now was connected since.
         await asyncio.gather(*(store.get(user, "c") for user in SHARED_USERS), return_exceptions=True)
         connections = proxy.connections
@@ -373,7 +374,7 @@ async def test_soak_errors_of_calls_made_together_are_not_left_to_the_event_loop
     stray: list[dict[str, Any]] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: stray.append(context))
     async with (
-        FaultProxy(newest_url, SEED, Faults(refuse=1.0)) as proxy,
+        RandomFaultProxy(newest_url, SEED, FaultRates(refuse=1.0)) as proxy,
         SessionStore.from_url(proxy.url, prefix=prefix, timeout=0.1) as store,
     ):
         with pytest.raises((redis.ConnectionError, redis.TimeoutError)):

@@ -97,7 +97,7 @@ class Workload:
                 self._moved.clear()
                 await self._moved.wait()
 
-    async def went_on(self) -> None:
+    async def until_all_progress(self) -> None:
         """Waits until every worker has ended the call it is in, and the one after it.
 
         What was lost has been answered or sent again by then, and every connection that is gone has been noticed.

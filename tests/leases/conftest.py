@@ -6,25 +6,25 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from .sites import Server, Site, site
+from .holders import LeaseOnServer, LeaseUser, lease_user
 
 
 @pytest.fixture
-async def here(newest_url: str, prefix: str) -> AsyncIterator[Site]:
+async def here(newest_url: str, prefix: str) -> AsyncIterator[LeaseUser]:
     """One process ..."""
-    async with site(newest_url, prefix) as one:
+    async with lease_user(newest_url, prefix) as one:
         yield one
 
 
 @pytest.fixture
-async def there(newest_url: str, prefix: str) -> AsyncIterator[Site]:
+async def there(newest_url: str, prefix: str) -> AsyncIterator[LeaseUser]:
     """... and another one."""
-    async with site(newest_url, prefix) as one:
+    async with lease_user(newest_url, prefix) as one:
         yield one
 
 
 @pytest.fixture
-async def server(newest_url: str, prefix: str) -> AsyncIterator[Server]:
+async def server(newest_url: str, prefix: str) -> AsyncIterator[LeaseOnServer]:
     """What they share."""
-    async with Server.of(newest_url, prefix) as one:
+    async with LeaseOnServer.of(newest_url, prefix) as one:
         yield one

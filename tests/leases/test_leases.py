@@ -20,8 +20,8 @@ from redis_botsession.leases import Leases
 from redis_botsession.testing.harness import ODD_IDS, eventually
 
 from ..store.test_custom_store import SQLiteStore
-from ..support.proxy import READ_SIZE, LosingProxy, Passage, Proxy
-from .sites import Server, Site, has_keys, site
+from ..support.proxy import READ_SIZE, ProxiedConnection, Proxy, ReplyLosingProxy
+from .holders import LeaseOnServer, LeaseUser, has_keys, lease_user
 
 # --- one at a time, in order
 
@@ -62,7 +62,7 @@ async def test_lease_one_at_a_time_and_all_of_them(kind: str, newest_url: str, p
     assert asyncio.all_tasks() == {asyncio.current_task()}
 
 
-async def test_lease_those_of_one_process_get_it_in_order(here: Site) -> None:
+async def test_lease_those_of_one_process_get_it_in_order(here: LeaseUser) -> None:
     order: list[int] = []
     async with here.leases.hold("u", "c"):
         waiting = [here.wants(lambda n=n: order.append(n)) for n in range(20)]  # type: ignore[misc] # mypy and defaults
@@ -73,7 +73,7 @@ async def test_lease_those_of_one_process_get_it_in_order(here: Site) -> None:
     assert order == [n for n in range(20) if n not in (3, 7, 19)]
 
 
-async def test_lease_who_comes_later_stands_behind_those_who_wait(here: Site, server: Server) -> None:
+async def test_lease_who_comes_later_stands_behind_those_who_wait(here: LeaseUser, server: LeaseOnServer) -> None:
     order: list[int] = []
     entered, go_on = asyncio.Event(), asyncio.Event()
 
@@ -98,17 +98,17 @@ async def test_lease_who_comes_later_stands_behind_those_who_wait(here: Site, se
 class FarAway(Proxy):
     """A server that takes longer to answer than others need to be the first again."""
 
-    async def forward_replies(self, passage: Passage) -> None:
-        while replies := await passage.from_server.read(READ_SIZE):
+    async def forward_replies(self, connection: ProxiedConnection) -> None:
+        while replies := await connection.from_server.read(READ_SIZE):
             await asyncio.sleep(0.004)
-            passage.to_client.write(replies)
+            connection.to_client.write(replies)
 
 
 async def test_lease_processes_take_turns_however_far_away_they_are(
-    here: Site, newest_url: str, prefix: str, server: Server
+    here: LeaseUser, newest_url: str, prefix: str, server: LeaseOnServer
 ) -> None:
     order: list[str] = []
-    async with FarAway(newest_url) as far_away, site(far_away.url, prefix) as there:
+    async with FarAway(newest_url) as far_away, lease_user(far_away.url, prefix) as there:
         async with here.leases.hold("u", "c"):
             theirs = there.wants(lambda: order.append("there"))
             await server.is_waited_for()
@@ -117,12 +117,12 @@ async def test_lease_processes_take_turns_however_far_away_they_are(
     assert "there" in order[:25]
 
 
-async def test_lease_leases_of_different_sessions_do_not_meet(here: Site, there: Site) -> None:
+async def test_lease_leases_of_different_sessions_do_not_meet(here: LeaseUser, there: LeaseUser) -> None:
     async with here.leases.hold("u", "c"), there.leases.hold("u", "d"), there.leases.hold("v", "c"), here.leases.hold(1, 2):
         pass
 
 
-async def test_lease_ids_are_those_of_sessions(here: Site, there: Site) -> None:
+async def test_lease_ids_are_those_of_sessions(here: LeaseUser, there: LeaseUser) -> None:
     async with here.leases.hold(42, 7) as lease:
         assert lease.key == here.store.key("42", "7") + ":lock"
         waiting = asyncio.create_task(there.leases.hold("42", "7").__aenter__())
@@ -135,7 +135,7 @@ async def test_lease_ids_are_those_of_sessions(here: Site, there: Site) -> None:
             await here.leases.hold(bad, "c").__aenter__()  # type: ignore[arg-type] # on purpose
 
 
-async def test_lease_one_who_would_wait_for_himself_is_told(here: Site) -> None:
+async def test_lease_one_who_would_wait_for_himself_is_told(here: LeaseUser) -> None:
     async with here.leases.hold("u", "c"):
         with pytest.raises(RuntimeError, match="held by this task already"):
             await here.leases.hold("u", "c").__aenter__()
@@ -146,7 +146,7 @@ async def test_lease_one_who_would_wait_for_himself_is_told(here: Site) -> None:
 # --- waiting
 
 
-async def test_lease_one_alone_calls_nobody_and_needs_no_connection_for_it(here: Site, server: Server) -> None:
+async def test_lease_one_alone_calls_nobody_and_needs_no_connection_for_it(here: LeaseUser, server: LeaseOnServer) -> None:
     before = await server.count("publish", "subscribe")
     for _ in range(10):
         async with here.leases.hold("u", "c"):
@@ -154,7 +154,7 @@ async def test_lease_one_alone_calls_nobody_and_needs_no_connection_for_it(here:
     assert await server.count("publish", "subscribe") == before
 
 
-async def test_lease_hundred_who_wait_cost_the_server_nothing(here: Site, there: Site, server: Server) -> None:
+async def test_lease_hundred_who_wait_cost_the_server_nothing(here: LeaseUser, there: LeaseUser, server: LeaseOnServer) -> None:
     before = await server.scripts_run()
     done: list[int] = []
     async with here.leases.hold("u", "c"):
@@ -173,7 +173,7 @@ async def test_lease_hundred_who_wait_cost_the_server_nothing(here: Site, there:
 
 
 async def test_lease_one_connection_hears_of_all_leases_and_is_closed_when_idle(
-    here: Site, there: Site, server: Server, monkeypatch: pytest.MonkeyPatch
+    here: LeaseUser, there: LeaseUser, server: LeaseOnServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(listener, "IDLE", 0.01)
 
@@ -198,8 +198,8 @@ async def test_lease_one_connection_hears_of_all_leases_and_is_closed_when_idle(
         await eventually(lambda: count(0))
 
 
-async def test_lease_that_is_held_is_renewed(newest_url: str, prefix: str, server: Server, there: Site) -> None:
-    async with site(newest_url, prefix, lease=0.3) as brief, brief.leases.hold("u", "c") as lease:
+async def test_lease_that_is_held_is_renewed(newest_url: str, prefix: str, server: LeaseOnServer, there: LeaseUser) -> None:
+    async with lease_user(newest_url, prefix, lease=0.3) as brief, brief.leases.hold("u", "c") as lease:
         began, token = await server.time_ms(), await server.token()
         waiting = there.wants()
 
@@ -213,8 +213,8 @@ async def test_lease_that_is_held_is_renewed(newest_url: str, prefix: str, serve
     await waiting
 
 
-async def test_lease_that_was_given_back_is_renewed_no_more(newest_url: str, prefix: str, server: Server) -> None:
-    async with site(newest_url, prefix, lease=0.1) as brief:
+async def test_lease_that_was_given_back_is_renewed_no_more(newest_url: str, prefix: str, server: LeaseOnServer) -> None:
+    async with lease_user(newest_url, prefix, lease=0.1) as brief:
         await asyncio.gather(*(brief.wants(user=str(user)) for user in range(20)))
         run, now = await server.scripts_run(), await server.time_ms()
 
@@ -225,7 +225,7 @@ async def test_lease_that_was_given_back_is_renewed_no_more(newest_url: str, pre
         assert await server.scripts_run() == run
 
 
-async def test_lease_call_for_a_waiter_that_left_reaches_the_next(here: Site, server: Server) -> None:
+async def test_lease_call_for_a_waiter_that_left_reaches_the_next(here: LeaseUser, server: LeaseOnServer) -> None:
     watching = listener.Listener(here.store.executor, here.store.commands.keys.prefix)
     with watching.watch(server.key) as watch:
         await watch.wake.wait()
@@ -241,9 +241,9 @@ async def test_lease_call_for_a_waiter_that_left_reaches_the_next(here: Site, se
 
 
 async def test_lease_one_who_has_lost_it_is_told_and_takes_it_from_nobody(
-    newest_url: str, prefix: str, server: Server, there: Site, caplog: pytest.LogCaptureFixture
+    newest_url: str, prefix: str, server: LeaseOnServer, there: LeaseUser, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async with site(newest_url, prefix, lease=0.3) as here, there.store:
+    async with lease_user(newest_url, prefix, lease=0.3) as here, there.store:
         async with here.leases.hold("u", "c") as lease:
             assert not lease.is_lost
             await server.client.delete(server.key)
@@ -263,7 +263,7 @@ async def test_lease_one_who_has_lost_it_is_told_and_takes_it_from_nobody(
 
 
 async def test_lease_one_who_has_lost_it_gives_back_nothing(
-    here: Site, there: Site, server: Server, caplog: pytest.LogCaptureFixture
+    here: LeaseUser, there: LeaseUser, server: LeaseOnServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with here.leases.hold("u", "c") as lease:
         await server.client.delete(server.key)
@@ -284,9 +284,12 @@ async def test_lease_one_who_has_lost_it_gives_back_nothing(
 
 @pytest.mark.parametrize("name", ["acquire", "renew", "release"])
 async def test_lease_reply_that_is_lost_locks_nobody_out(
-    name: str, newest_url: str, prefix: str, server: Server, caplog: pytest.LogCaptureFixture
+    name: str, newest_url: str, prefix: str, server: LeaseOnServer, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async with LosingProxy(newest_url) as proxy, site(proxy.url, prefix, lease=0.9 if name == "renew" else 600) as here:
+    async with (
+        ReplyLosingProxy(newest_url) as proxy,
+        lease_user(proxy.url, prefix, lease=0.9 if name == "renew" else 600) as here,
+    ):
         async with here.leases.hold("u", "other"):
             pass
         proxy.needle = {"acquire": b"\r\n600000\r\n", "renew": b"\r\n900\r\n", "release": b":lock"}[name]
@@ -310,7 +313,12 @@ async def test_lease_reply_that_is_lost_locks_nobody_out(
 
 
 async def test_lease_connection_that_cannot_be_had_is_told_once(
-    there: Site, newest_url: str, prefix: str, server: Server, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    there: LeaseUser,
+    newest_url: str,
+    prefix: str,
+    server: LeaseOnServer,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(listener, "RESUBSCRIBE_DELAYS", ConstantBackoff(0.001))
     attempts = 0
@@ -322,7 +330,7 @@ async def test_lease_connection_that_cannot_be_had_is_told_once(
             raise ConnectionError
         return await there.store.executor.listen()
 
-    async with site(newest_url, prefix) as here, there.leases.hold("u", "c"):
+    async with lease_user(newest_url, prefix) as here, there.leases.hold("u", "c"):
         monkeypatch.setattr(here.store.executor, "listen", listen)
         caplog.set_level(logging.INFO)
         here.wants()
@@ -335,7 +343,7 @@ async def test_lease_connection_that_cannot_be_had_is_told_once(
 # --- beside the sessions
 
 
-async def test_lease_leases_are_no_sessions(here: Site, server: Server) -> None:
+async def test_lease_leases_are_no_sessions(here: LeaseUser, server: LeaseOnServer) -> None:
     await here.store.set("u", "c", BotSession("u", "c", {"a": 1}))
     async with here.leases.hold("u", "c"), here.leases.hold("u", "d"):
         assert await server.token()

@@ -12,13 +12,13 @@ from redis_botsession import SessionError, SessionStore
 from redis_botsession.leases import Leases
 from redis_botsession.testing.harness import eventually
 
-from .sites import Server, Site, has_keys, site
+from .holders import LeaseOnServer, LeaseUser, has_keys, lease_user
 
 
 @pytest.mark.parametrize("is_free", [True, False], ids=["free", "held by another"])
 @pytest.mark.parametrize("kind", ["url", "client"])
 async def test_lease_whoever_is_cancelled_leaves_nothing_behind(
-    is_free: bool, kind: str, newest_url: str, prefix: str, there: Site, server: Server
+    is_free: bool, kind: str, newest_url: str, prefix: str, there: LeaseUser, server: LeaseOnServer
 ) -> None:
     asyncio.get_running_loop().set_debug(True)
     got = 0
@@ -26,7 +26,7 @@ async def test_lease_whoever_is_cancelled_leaves_nothing_behind(
         redis.asyncio.Redis.from_url(newest_url) as client,
         SessionStore.from_url(newest_url, prefix=prefix) if kind == "url" else SessionStore(client, prefix=prefix) as store,
     ):
-        here = Site(store, 600)
+        here = LeaseUser(store, 600)
         for steps in range(0, 120, 3):
             free = asyncio.Event()
             holding = None if is_free else there.wants(free.wait)
@@ -54,7 +54,7 @@ async def test_lease_whoever_is_cancelled_leaves_nothing_behind(
     assert not await server.client.pubsub_channels(f"{prefix}*")
 
 
-async def test_lease_one_who_is_cancelled_just_when_it_is_his_turn_hands_it_on(here: Site) -> None:
+async def test_lease_one_who_is_cancelled_just_when_it_is_his_turn_hands_it_on(here: LeaseUser) -> None:
     async with here.leases.hold("u", "c"):
         first, second = here.wants(), here.wants()
         await asyncio.sleep(0)
@@ -65,7 +65,7 @@ async def test_lease_one_who_is_cancelled_just_when_it_is_his_turn_hands_it_on(h
     assert here.leases._queues == {}
 
 
-async def test_lease_waiter_cancelled_at_its_turn_passes_it_on(here: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_lease_waiter_cancelled_at_its_turn_passes_it_on(here: LeaseUser, monkeypatch: pytest.MonkeyPatch) -> None:
     give_back = here.leases._give_back
 
     async def give_back_and_cancel(*args: Any) -> None:
@@ -82,7 +82,7 @@ async def test_lease_waiter_cancelled_at_its_turn_passes_it_on(here: Site, monke
         assert here.store.commands.keys.lease("u", "c") in here.leases._queues
 
 
-async def test_lease_aclose_refuses_new_and_waiting_tasks(here: Site, there: Site, server: Server) -> None:
+async def test_lease_aclose_refuses_new_and_waiting_tasks(here: LeaseUser, there: LeaseUser, server: LeaseOnServer) -> None:
     done = asyncio.Event()
     async with there.leases.hold("u", "c"):
         waiting = [here.wants() for _ in range(3)]
@@ -103,7 +103,7 @@ async def test_lease_aclose_refuses_new_and_waiting_tasks(here: Site, there: Sit
     assert await here.store.get("u", "c") is None, "the store is open"
 
 
-async def test_lease_leases_may_be_closed_at_any_moment(here: Site, server: Server) -> None:
+async def test_lease_leases_may_be_closed_at_any_moment(here: LeaseUser, server: LeaseOnServer) -> None:
     refused = 0
     for steps in range(0, 60, 2):
         leases = Leases(here.store, lease=600)
@@ -124,10 +124,10 @@ async def test_lease_leases_may_be_closed_at_any_moment(here: Site, server: Serv
 
 
 async def test_lease_aclose_gives_up_holders_after_a_while(
-    newest_url: str, prefix: str, server: Server, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    newest_url: str, prefix: str, server: LeaseOnServer, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("redis_botsession.leases.CLOSING", 0.01)
-    async with site(newest_url, prefix, lease=0.2) as here:
+    async with lease_user(newest_url, prefix, lease=0.2) as here:
         entered, done = asyncio.Event(), asyncio.Event()
 
         async def hold_on() -> None:
@@ -144,7 +144,7 @@ async def test_lease_aclose_gives_up_holders_after_a_while(
         await holding
 
 
-async def test_lease_one_who_holds_a_lease_may_close(here: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_lease_one_who_holds_a_lease_may_close(here: LeaseUser, monkeypatch: pytest.MonkeyPatch) -> None:
     # It does not wait for itself.
     monkeypatch.setattr("redis_botsession.leases.CLOSING", 3600)
     async with here.leases.hold("u", "c"):

@@ -24,7 +24,7 @@ from ..store.test_refusals import as_user
 from ..support.processes import free_port, kill, paused
 from ..support.servers import SERVERS, locate_or_skip
 from ..support.topologies import ClusterServers, SentinelServers
-from .sites import Elsewhere, Server, Site, site
+from .holders import HolderProcess, LeaseOnServer, LeaseUser, lease_user
 
 PROCESSES = 4
 EACH = 50
@@ -86,9 +86,9 @@ async def test_lease_without_leases_they_do_not(newest_url: str, prefix: str) ->
 
 
 async def test_lease_holder_that_is_killed_keeps_it_until_it_runs_out(
-    here: Site, server: Server, newest_url: str, prefix: str
+    here: LeaseUser, server: LeaseOnServer, newest_url: str, prefix: str
 ) -> None:
-    async with Elsewhere.holding(newest_url, prefix, lease=1.0) as holder:
+    async with HolderProcess.holding(newest_url, prefix, lease=1.0) as holder:
         waiting = here.wants(server.time_ms)
         await server.is_waited_for()
         holder.process.kill()
@@ -103,10 +103,10 @@ async def test_lease_holder_that_is_killed_keeps_it_until_it_runs_out(
 
 
 async def test_lease_holder_that_has_slept_for_too_long_takes_it_from_nobody(
-    here: Site, server: Server, newest_url: str, prefix: str
+    here: LeaseUser, server: LeaseOnServer, newest_url: str, prefix: str
 ) -> None:
     done = asyncio.Event()
-    async with Elsewhere.holding(newest_url, prefix, lease=0.5) as holder:
+    async with HolderProcess.holding(newest_url, prefix, lease=0.5) as holder:
         theirs = await server.token()
         waiting = here.wants(done.wait)
         holder.process.send_signal(signal.SIGSTOP)
@@ -129,7 +129,7 @@ async def test_lease_holder_that_has_slept_for_too_long_takes_it_from_nobody(
 # --- servers that forget, and are gone
 
 
-async def test_lease_server_that_has_forgotten_the_scripts(here: Site, there: Site, server: Server) -> None:
+async def test_lease_server_that_has_forgotten_the_scripts(here: LeaseUser, there: LeaseUser, server: LeaseOnServer) -> None:
     async with there.leases.hold("u", "c"):
         waiting = here.wants()
         await server.is_waited_for()
@@ -143,18 +143,18 @@ async def test_lease_server_that_is_started_again_while_they_wait(prefix: str, c
     local.start()
     try:
         async with (
-            site(local.url, prefix, lease=1.0) as here,
-            site(local.url, prefix, lease=1.0) as there,
+            lease_user(local.url, prefix, lease=1.0) as here,
+            lease_user(local.url, prefix, lease=1.0) as there,
             there.leases.hold("u", "c") as lease,
         ):
             waiting = here.wants()
-            async with Server.of(local.url, prefix) as server:
+            async with LeaseOnServer.of(local.url, prefix) as server:
                 await server.is_waited_for()
             kill(local)
             local.start()
             # It has forgotten who had it.
             await waiting
-            async with here.leases.hold("u", "c"), Server.of(local.url, prefix) as server:
+            async with here.leases.hold("u", "c"), LeaseOnServer.of(local.url, prefix) as server:
                 ours = await server.token()
 
                 async def knows() -> bool:
@@ -167,7 +167,7 @@ async def test_lease_server_that_is_started_again_while_they_wait(prefix: str, c
         local.stop()
 
 
-async def test_lease_connection_that_is_lost_while_they_wait(here: Site, there: Site, server: Server) -> None:
+async def test_lease_connection_that_is_lost_while_they_wait(here: LeaseUser, there: LeaseUser, server: LeaseOnServer) -> None:
     for _ in range(3):
         async with there.leases.hold("u", "c"):
             waiting = here.wants()
@@ -184,12 +184,16 @@ async def test_lease_connection_that_is_lost_while_they_wait(here: Site, there: 
 
 
 async def test_lease_connection_that_is_silent_while_they_wait(
-    newest_url: str, prefix: str, server: Server, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    newest_url: str, prefix: str, server: LeaseOnServer, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(listener, "SILENCE", 0.05)
     binary, env = locate_or_skip(NEWEST)
     with LocalServer(binary, env=env, tcp=True) as local:
-        async with site(local.url, prefix) as here, site(local.url, prefix) as there, Server.of(local.url, prefix) as own:
+        async with (
+            lease_user(local.url, prefix) as here,
+            lease_user(local.url, prefix) as there,
+            LeaseOnServer.of(local.url, prefix) as own,
+        ):
             async with there.leases.hold("u", "c"):
                 waiting = here.wants()
                 await own.is_waited_for()
@@ -222,7 +226,7 @@ async def test_lease_one_who_may_not_hear_looks_again_and_again(
         await client.execute_command(*RULE.split(), *(word for word in LEASES.split() if word != without))  # type: ignore[no-untyped-call] # redis-py has no types here
         url = as_user(newest_url, "bot", "password")
         try:
-            async with site(url, "bot:session:") as here, site(url, "bot:session:") as there:
+            async with lease_user(url, "bot:session:") as here, lease_user(url, "bot:session:") as there:
                 for _ in range(3):
                     async with there.leases.hold("u", "c"):
                         waiting = [here.wants(), here.wants()]
@@ -248,9 +252,9 @@ async def test_lease_bot_may_use_leases(url: str, caplog: pytest.LogCaptureFixtu
         bots_url = as_user(url, "bot", "password")
         try:
             async with (
-                site(bots_url, "bot:session:", lease=0.3) as here,
-                site(bots_url, "bot:session:", lease=0.3) as there,
-                Server.of(url, "bot:session:") as server,
+                lease_user(bots_url, "bot:session:", lease=0.3) as here,
+                lease_user(bots_url, "bot:session:", lease=0.3) as there,
+                LeaseOnServer.of(url, "bot:session:") as server,
             ):
                 async with there.leases.hold("u", "c") as lease:
                     waiting = here.wants()
@@ -275,7 +279,7 @@ async def test_lease_bot_needs_each_command(without: str, newest_url: str) -> No
         await client.execute_command(*RULE.split(), *(word for word in LEASES.split() if word != without))  # type: ignore[no-untyped-call] # redis-py has no types here
         bots_url = as_user(newest_url, "bot", "password")
         try:
-            async with site(newest_url, "bot:session:") as there, SessionStore.from_url(bots_url) as store:
+            async with lease_user(newest_url, "bot:session:") as there, SessionStore.from_url(bots_url) as store:
                 leases = Leases(store)
                 with refused():
                     async with there.leases.hold("u", "c"):
@@ -294,7 +298,7 @@ async def test_lease_on_a_cluster(prefix: str) -> None:
         for node in cluster.nodes:
             node.ask(*RULE.replace("bot:session:", prefix).split(), *LEASES.replace("bot:session:", prefix).split(), *CLUSTER)
         url = as_user(cluster.url, "bot", "password")
-        async with site(url, prefix) as here, site(url, prefix) as there:
+        async with lease_user(url, prefix) as here, lease_user(url, prefix) as there:
             for user in ("u", "v", "w", "x"):
                 node = cluster.primary_of(key_slot(user.encode()))
                 async with there.leases.hold(user, "c"):
@@ -327,7 +331,7 @@ async def test_lease_behind_sentinels(prefix: str, monkeypatch: pytest.MonkeyPat
     # The sentinels tell, and sooner than silence would.
     monkeypatch.setattr(listener, "SILENCE", 3600)
     with SentinelServers(*locate_or_skip(NEWEST)) as servers:
-        async with site(servers.url, prefix) as here, site(servers.url, prefix) as there:
+        async with lease_user(servers.url, prefix) as here, lease_user(servers.url, prefix) as there:
             key = here.store.key("u", "c") + ":lock"
 
             async def is_waited_for() -> bool:

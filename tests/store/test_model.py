@@ -25,20 +25,20 @@ from redis_botsession import BotSession, BotSessionHelper, MemorySessionStore, S
 from redis_botsession._session.record import KEEP, Keep
 from redis_botsession.testing.harness import ODD_IDS, VALUES
 
-from ..support.model import (
+from ..support.store_model import (
     MAX_BYTES,
-    MEDDLED,
+    RIVAL_WRITE,
     Edit,
-    FakeWorld,
+    FakeredisSetup,
     Ids,
-    Live,
-    Model,
-    Pair,
-    RealWorld,
-    Seen,
-    Side,
+    LivePair,
+    ModelLiveSession,
+    Observed,
+    ObservedStore,
+    ServerSetup,
+    StoreModel,
+    StoreSetup,
     T,
-    World,
     change,
     limited,
     predicted,
@@ -81,8 +81,8 @@ def has_several(machine: StoreMachine) -> bool:
 class StoreMachine(RuleBasedStateMachine):
     """Does something to all stores of a world and to the model, and compares."""
 
-    make_world: Callable[[], World]
-    lives: Bundle[Pair] = Bundle("lives")
+    make_world: Callable[[], StoreSetup]
+    lives: Bundle[LivePair] = Bundle("lives")
 
     def __init__(self) -> None:
         super().__init__()
@@ -90,8 +90,8 @@ class StoreMachine(RuleBasedStateMachine):
         self.channels: list[str] = []
         self.world = self.make_world()
         self.runner = asyncio.Runner()
-        self.model = Model(self.world.now_ms, self.world.ttl // timedelta(milliseconds=1))
-        self.sides = [Side(store) for store in self.runner.run(self.world.stores())]
+        self.model = StoreModel(self.world.now_ms, self.world.ttl // timedelta(milliseconds=1))
+        self.sides = [ObservedStore(store) for store in self.runner.run(self.world.stores())]
 
     @initialize(
         users=st.lists(st.sampled_from(ODD_IDS), min_size=2, max_size=2, unique=True),
@@ -107,7 +107,7 @@ class StoreMachine(RuleBasedStateMachine):
         ids = self.ids(user, channel)
         spelled = [int(text) if as_number and text in {"1", "2"} else text for text in ids]
 
-        async def operation(side: Side) -> Seen | None:
+        async def operation(side: ObservedStore) -> Observed | None:
             return side.see(await side.store.get(spelled[0], spelled[1], touch=touch))
 
         self.do(ids, operation, lambda: self.model.get(ids, touch=touch))
@@ -119,7 +119,7 @@ class StoreMachine(RuleBasedStateMachine):
         ids = self.ids(user, channel)
         expires_at, expected = self.world.moment(seconds), self.expected(ids, expect)
 
-        async def operation(side: Side) -> int:
+        async def operation(side: ObservedStore) -> int:
             session = BotSession(*ids, data, created, expires_at=expires_at)
             return side.learn(ids, await side.store.set(*ids, session, expected_version=side.version(ids, expected)))
 
@@ -151,7 +151,7 @@ class StoreMachine(RuleBasedStateMachine):
         expected, number = self.expected(ids, expect), self.since(ids, since)
         expires_at = seconds if isinstance(seconds, Keep) else self.world.moment(seconds)
 
-        async def operation(side: Side) -> int:
+        async def operation(side: ObservedStore) -> int:
             version = await side.store.update(
                 *ids,
                 changes,
@@ -176,14 +176,14 @@ class StoreMachine(RuleBasedStateMachine):
         ids = self.ids(user, channel)
         expires_at = seconds if isinstance(seconds, Keep) else self.world.moment(seconds)
 
-        async def operation(side: Side) -> Seen | None:
+        async def operation(side: ObservedStore) -> Observed | None:
             calls = 0
 
             async def fn(session: BotSession) -> None:
                 nonlocal calls
                 calls += 1
                 if meddle and calls == 1:
-                    side.learn(ids, await side.store.update(*ids, MEDDLED))
+                    side.learn(ids, await side.store.update(*ids, RIVAL_WRITE))
                 change(session, edits, expires_at)
 
             return side.see(await side.store.modify(*ids, fn))
@@ -203,7 +203,7 @@ class StoreMachine(RuleBasedStateMachine):
         ids = self.ids(user, channel)
         expected = self.expected(ids, expect)
 
-        async def operation(side: Side) -> bool:
+        async def operation(side: ObservedStore) -> bool:
             return await side.store.delete(*ids, expected_version=side.version(ids, expected))
 
         self.do(ids, operation, lambda: self.model.delete(ids, expected=expected))
@@ -219,7 +219,7 @@ class StoreMachine(RuleBasedStateMachine):
         ids = self.ids(user, channel)
         data = {"a": {"b": [object()]}}
 
-        async def operation(side: Side) -> int:
+        async def operation(side: ObservedStore) -> int:
             if replace:
                 return await side.store.set(*ids, BotSession(*ids, data))
             return await side.store.update(*ids, data)
@@ -234,7 +234,7 @@ class StoreMachine(RuleBasedStateMachine):
     # Apart, not in one: each of them forgets what has expired, and must not do it for the others.
     @rule()
     def scan(self) -> None:
-        async def operation(side: Side) -> list[Ids]:
+        async def operation(side: ObservedStore) -> list[Ids]:
             return sorted([ids async for ids in side.store.scan()])
 
         self.do(self.ids(0, 0), operation, self.model.all)
@@ -247,7 +247,7 @@ class StoreMachine(RuleBasedStateMachine):
     def list_channels(self, user: int) -> None:
         ids = self.ids(user, 0)
 
-        async def operation(side: Side) -> list[str]:
+        async def operation(side: ObservedStore) -> list[str]:
             return sorted(await side.store.channels(ids[0]))
 
         self.do(ids, operation, lambda: [channel for owner, channel in self.model.all() if owner == ids[0]])
@@ -261,24 +261,24 @@ class StoreMachine(RuleBasedStateMachine):
     # --- live sessions
 
     @rule(target=lives, user=USER, channel=CHANNEL, exists=st.booleans())
-    def open(self, user: int, channel: int, exists: bool) -> Pair:
+    def open(self, user: int, channel: int, exists: bool) -> LivePair:
         ids = self.ids(user, channel)
         if exists:
             self.modify(user, channel, [Edit("put", "a", [1])], KEEP, meddle=False)
         self.world.tick()
         self.model.touch(ids)
         contexts = [side.store.session(*ids) for side in self.sides]
-        pair = Pair(self.model.load(ids), contexts, [self.runner.run(_enter(context)) for context in contexts])
+        pair = LivePair(self.model.load(ids), contexts, [self.runner.run(_enter(context)) for context in contexts])
         self.compare_live(pair)
         return pair
 
     @rule(pair=lives, edits=EDITS, seconds=NEW_EXPIRES_AT)
-    def save_live(self, pair: Pair, edits: list[Edit], seconds: int | Keep | None) -> None:
+    def save_live(self, pair: LivePair, edits: list[Edit], seconds: int | Keep | None) -> None:
         self.edit(pair, edits, seconds)
         self.do_live(pair, lambda number: pair.helpers[number].save(), lambda: self.save_model(pair))
 
     @rule(pair=lives, changes=DATA)
-    def update_live(self, pair: Pair, changes: dict[str, Any]) -> None:
+    def update_live(self, pair: LivePair, changes: dict[str, Any]) -> None:
         def model() -> None:
             limited(size_of(changes))
             pair.model.data.update(copy.deepcopy(changes))
@@ -287,15 +287,15 @@ class StoreMachine(RuleBasedStateMachine):
         self.do_live(pair, lambda number: pair.helpers[number].update(copy.deepcopy(changes)), model)
 
     @rule(pair=lives)
-    def delete_live(self, pair: Pair) -> None:
+    def delete_live(self, pair: LivePair) -> None:
         def model() -> None:
             self.model.delete(pair.model.ids)
-            pair.model = Live(pair.model.ids)
+            pair.model = ModelLiveSession(pair.model.ids)
 
         self.do_live(pair, lambda number: pair.helpers[number].delete(), model)
 
     @rule(pair=consumes(lives), edits=EDITS, seconds=NEW_EXPIRES_AT)
-    def close_live(self, pair: Pair, edits: list[Edit], seconds: int | Keep | None) -> None:
+    def close_live(self, pair: LivePair, edits: list[Edit], seconds: int | Keep | None) -> None:
         self.edit(pair, edits, seconds)
 
         async def close(number: int) -> None:
@@ -304,7 +304,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.do_live(pair, close, lambda: self.save_model(pair))
 
     @rule(pair=consumes(lives), edits=EDITS)
-    def fail_live(self, pair: Pair, edits: list[Edit]) -> None:
+    def fail_live(self, pair: LivePair, edits: list[Edit]) -> None:
         self.edit(pair, edits, KEEP)
         error = LookupError("the handler failed")
 
@@ -345,29 +345,29 @@ class StoreMachine(RuleBasedStateMachine):
             return self.model.writes.get(ids, 0)
         return {"current": record.version, "first": record.born, "before": record.born - 1}[which]
 
-    def edit(self, pair: Pair, edits: list[Edit], seconds: int | Keep | None) -> None:
+    def edit(self, pair: LivePair, edits: list[Edit], seconds: int | Keep | None) -> None:
         expires_at = seconds if isinstance(seconds, Keep) else self.world.moment(seconds)
         change(pair.model, edits, expires_at)
         for helper in pair.helpers:
             change(helper, edits, expires_at)
 
-    def save_model(self, pair: Pair) -> None:
+    def save_model(self, pair: LivePair) -> None:
         if not self.model.save(pair.model):
-            pair.model = Live(pair.model.ids)
+            pair.model = ModelLiveSession(pair.model.ids)
 
-    def do(self, ids: Ids, operation: Callable[[Side], Awaitable[T]], model: Callable[[], T]) -> None:
+    def do(self, ids: Ids, operation: Callable[[ObservedStore], Awaitable[T]], model: Callable[[], T]) -> None:
         """Does it to the model and to each store; they must say the same."""
         self.world.tick()
         expected = predicted(model)
         for side in self.sides:
             assert self.runner.run(side.outcome(ids, operation)) == expected, side.store
 
-    def do_live(self, pair: Pair, operation: Callable[[int], Awaitable[None]], model: Callable[[], None]) -> None:
+    def do_live(self, pair: LivePair, operation: Callable[[int], Awaitable[None]], model: Callable[[], None]) -> None:
         numbers = {side: number for number, side in enumerate(self.sides)}
         self.do(pair.model.ids, lambda side: operation(numbers[side]), model)
         self.compare_live(pair)
 
-    def compare_live(self, pair: Pair) -> None:
+    def compare_live(self, pair: LivePair) -> None:
         for side, helper in zip(self.sides, pair.helpers, strict=True):
             assert side.see(helper) == pair.model.seen(), side.store
 
@@ -389,7 +389,7 @@ async def _enter(context: AbstractAsyncContextManager[BotSessionHelper]) -> BotS
     return await context.__aenter__()
 
 
-def run(world: Callable[[], World], *, examples: int, steps: int) -> None:
+def run(world: Callable[[], StoreSetup], *, examples: int, steps: int) -> None:
     class Machine(StoreMachine):
         make_world = staticmethod(world)
 
@@ -403,7 +403,7 @@ def run(world: Callable[[], World], *, examples: int, steps: int) -> None:
 def test_store_model_touch_keeps_sessions_with_a_deadline_listed() -> None:
     # Chance hardly ever does these five in a row.
     class Machine(StoreMachine):
-        make_world = FakeWorld
+        make_world = FakeredisSetup
 
     machine = Machine()
     try:
@@ -421,12 +421,12 @@ def test_store_model_touch_keeps_sessions_with_a_deadline_listed() -> None:
 
 
 def test_store_model_memory_does_what_the_model_does() -> None:
-    run(World, examples=150, steps=60)
+    run(StoreSetup, examples=150, steps=60)
 
 
 def test_store_model_fakeredis_and_memory_do_what_the_model_does() -> None:
-    run(FakeWorld, examples=150, steps=50)
+    run(FakeredisSetup, examples=150, steps=50)
 
 
 def test_store_model_server_and_memory_do_what_the_model_does(newest_url: str) -> None:
-    run(lambda: RealWorld(newest_url), examples=80, steps=50)
+    run(lambda: ServerSetup(newest_url), examples=80, steps=50)

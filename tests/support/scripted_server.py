@@ -11,8 +11,8 @@ import hiredis
 from redis_botsession import SessionStore
 from redis_botsession._transport.slot_map import SLOTS
 
+from .pipeline_driver import encoded
 from .proxy import READ_SIZE, Proxy
-from .talk import encoded
 
 Request = list[bytes]
 #: Seconds; more than any test takes.
@@ -21,7 +21,7 @@ PATIENCE = 30.0
 Answer = Callable[[Request], Awaitable[Any]]
 
 
-class Scripted(Proxy):
+class ScriptedServer(Proxy):
     """A server that answers what ``answer`` says, one request after the other on each connection.
 
     Attributes:
@@ -33,7 +33,7 @@ class Scripted(Proxy):
 
     def __init__(self, answer: Answer | None = None) -> None:
         super().__init__("redis://127.0.0.1:0/")
-        self.answer = answer or nothing
+        self.answer = answer or empty_server
         self.asked: list[Request] = []
         self.role = b"master"
         self.roles = 0
@@ -81,29 +81,29 @@ class Scripted(Proxy):
         return encoded(await self.answer(request))
 
 
-async def nothing(request: Request) -> Any:
+async def empty_server(request: Request) -> Any:
     """The answer of one that has no sessions."""
     return "OK" if request == [b"ASKING"] else []
 
 
-async def never(request: Request) -> Any:
+async def never_replies(request: Request) -> Any:
     await asyncio.Event().wait()
 
 
-def all_slots(primary: Scripted) -> list[Any]:
+def all_slots(primary: ScriptedServer) -> list[Any]:
     return [[0, SLOTS - 1, [b"127.0.0.1", primary.port, b"0" * 40]]]
 
 
-class ResponseLine(Exception):
+class ErrorReply(Exception):
     """An error reply."""
 
 
-def store_of(node: Scripted, **options: Any) -> SessionStore:
+def cluster_store(node: ScriptedServer, **options: Any) -> SessionStore:
     settings: dict[str, Any] = {"timeout": PATIENCE, "socket_timeout": PATIENCE, "max_connections": 1, **options}
     return SessionStore.from_url(f"redis+cluster://{node.address}/", **settings)
 
 
-def state(primary: Scripted, epoch: int, *flags: bytes) -> list[bytes]:
+def sentinel_reply(primary: ScriptedServer, epoch: int, *flags: bytes) -> list[bytes]:
     """A sentinel's reply about the primary, in RESP2: names and values in one list."""
     fields = {
         b"name": b"bots",

@@ -40,7 +40,7 @@ def echo(request: list[bytes]) -> bytes:
 
 
 @dataclass
-class Talk:
+class PipelineDriver:
     """A pipeline, its callers, and the server's side of the connection."""
 
     pipeline: Pipeline = field(default_factory=lambda: Pipeline(max_in_flight=1024))
@@ -103,7 +103,7 @@ def numbers(count: int) -> list[bytes]:
 Answer = Callable[[list[bytes]], bytes]
 
 
-def answering(replies: dict[bytes, str], proof: Any = 1) -> Answer:
+def replying_with_errors(replies: dict[bytes, str], proof: Any = 1) -> Answer:
     """A server that answers these calls, by their last argument, with errors, and proofs with ``proof``."""
 
     def answer(request: list[bytes]) -> bytes:
@@ -123,7 +123,7 @@ def names(requests: Iterable[list[bytes]]) -> list[bytes]:
 
 
 @dataclass
-class Elsewhere:
+class StrayCalls:
     """Takes strays; gives each to ``then``, if there is one."""
 
     came: list[tuple[Call, Exception]] = field(default_factory=list)

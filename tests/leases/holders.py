@@ -40,7 +40,7 @@ asyncio.run(main())
 """
 
 
-class Elsewhere:
+class HolderProcess:
     """A process that wants the lease of ("u", "c") and holds it until it is told to end.
 
     Attributes:
@@ -77,7 +77,7 @@ class Elsewhere:
         self.process.stdin.write(b"go\n")
 
 
-class Site:
+class LeaseUser:
     """A store with leases, as in a process of its own.
 
     Attributes:
@@ -112,17 +112,17 @@ class Site:
 
 
 @asynccontextmanager
-async def site(url: str, prefix: str, lease: float = LONG, **options: Any) -> AsyncIterator[Site]:
+async def lease_user(url: str, prefix: str, lease: float = LONG, **options: Any) -> AsyncIterator[LeaseUser]:
     """One that is closed again."""
     async with SessionStore.from_url(url, prefix=prefix, **options) as store:
-        here = Site(store, lease)
+        here = LeaseUser(store, lease)
         try:
             yield here
         finally:
             await here.aclose()
 
 
-class Server:
+class LeaseOnServer:
     """What the server knows of the lease of ("u", "c")."""
 
     def __init__(self, client: redis.asyncio.Redis, prefix: str) -> None:

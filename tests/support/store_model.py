@@ -43,7 +43,7 @@ MAX_BYTES = 200
 TICK_MS = 125
 BESIDE_MS = 50
 #: What another process writes meanwhile.
-MEDDLED: dict[str, Any] = {"a": "meddled"}
+RIVAL_WRITE: dict[str, Any] = {"a": "meddled"}
 
 
 # --- the model
@@ -62,7 +62,7 @@ class Record:
 
 
 @dataclass(frozen=True)
-class Seen:
+class Observed:
     """What is to be seen of a session, the same in every store."""
 
     ids: Ids
@@ -74,7 +74,7 @@ class Seen:
 
 
 @dataclass
-class Live:
+class ModelLiveSession:
     """A live session: what its handler has, and what of it is saved."""
 
     ids: Ids
@@ -85,13 +85,13 @@ class Live:
     saved: dict[str, Any] = field(default_factory=dict)
     saved_expires_at: datetime | None = None
 
-    def seen(self) -> Seen:
+    def seen(self) -> Observed:
         created = self.created if self.version else None
-        return Seen(self.ids, shapes(self.data), self.version, created, self.version or None, self.expires_at)
+        return Observed(self.ids, shapes(self.data), self.version, created, self.version or None, self.expires_at)
 
 
 @dataclass(frozen=True)
-class Raised:
+class ObservedError:
     """An error, without what differs between stores."""
 
     kind: type[Exception]
@@ -114,7 +114,7 @@ def limited(size: int, at_least: int = 0) -> None:
         raise SessionTooLarge("", size=True, limit=MAX_BYTES)
 
 
-class Model:
+class StoreModel:
     """A store in the simplest way there is."""
 
     def __init__(self, now_ms: Callable[[], int], ttl_ms: int) -> None:
@@ -130,13 +130,13 @@ class Model:
         record = self._records.get(ids)
         return record if record and record.deadline_ms > self._now_ms() else None
 
-    def get(self, ids: Ids, *, touch: bool = False) -> Seen | None:
+    def get(self, ids: Ids, *, touch: bool = False) -> Observed | None:
         if touch:
             self.touch(ids)
         record = self.find(ids)
         if record is None:
             return None
-        return Seen(ids, shapes(record.data), record.version, record.created, record.version, record.own_deadline)
+        return Observed(ids, shapes(record.data), record.version, record.created, record.version, record.own_deadline)
 
     def set(
         self, ids: Ids, data: dict[str, Any], created: datetime, expires_at: datetime | None, *, expected: int | None = None
@@ -186,14 +186,14 @@ class Model:
     def clear(self, user: str) -> int:
         return sum([self.delete(ids) for ids in self.all() if ids[0] == user])
 
-    def load(self, ids: Ids) -> Live:
+    def load(self, ids: Ids) -> ModelLiveSession:
         record = self.find(ids)
         if record is None:
-            return Live(ids)
+            return ModelLiveSession(ids)
         own, data = record.own_deadline, copy.deepcopy(record.data)
-        return Live(ids, data, own, record.version, record.created, copy.deepcopy(data), own)
+        return ModelLiveSession(ids, data, own, record.version, record.created, copy.deepcopy(data), own)
 
-    def save(self, live: Live, *, expected: int | None = None) -> bool:
+    def save(self, live: ModelLiveSession, *, expected: int | None = None) -> bool:
         """Saves what has changed; whether the session is still there, as far as this tells."""
         limited(size_of(live.data))
         before, after = shapes(live.saved), shapes(live.data)
@@ -209,10 +209,10 @@ class Model:
         live.saved, live.saved_expires_at = copy.deepcopy(live.data), live.expires_at
         return version != 0
 
-    def modify(self, ids: Ids, edits: list[Edit], expires_at: datetime | Keep | None, *, meddle: bool) -> Seen:
+    def modify(self, ids: Ids, edits: list[Edit], expires_at: datetime | Keep | None, *, meddle: bool) -> Observed:
         live = self.load(ids)
         if meddle:
-            self.update(ids, MEDDLED)
+            self.update(ids, RIVAL_WRITE)
         change(live, edits, expires_at)
         try:
             self.save(live, expected=live.version)
@@ -273,7 +273,7 @@ class Edit:
             data[self.name] = [{"deep": {"in": [there]}}]
 
 
-def change(session: Live | BotSession, edits: Iterable[Edit], expires_at: datetime | Keep | None) -> None:
+def change(session: ModelLiveSession | BotSession, edits: Iterable[Edit], expires_at: datetime | Keep | None) -> None:
     for edit in edits:
         edit.apply(session.data)
     if not isinstance(expires_at, Keep):
@@ -283,7 +283,7 @@ def change(session: Live | BotSession, edits: Iterable[Edit], expires_at: dateti
 # --- the stores
 
 
-class World:
+class StoreSetup:
     """Some stores under one clock."""
 
     #: The second of all TTLs and deadlines; an hour where the clock cannot be moved, so that nothing gets near to its end.
@@ -321,7 +321,7 @@ class World:
         """The stores are closed."""
 
 
-class FakeWorld(World):
+class FakeredisSetup(StoreSetup):
     """fakeredis and memory in lock-step; fakeredis takes the time of the process, so that is what moves."""
 
     def __init__(self) -> None:
@@ -345,7 +345,7 @@ class FakeWorld(World):
         self._travel.stop()
 
 
-class RealWorld(World):
+class ServerSetup(StoreSetup):
     """A server and memory in lock-step; nobody moves a server's clock."""
 
     second_ms = 3_600_000
@@ -366,7 +366,7 @@ class RealWorld(World):
         return [real, *await super().stores()]
 
 
-class Side:
+class ObservedStore:
     """One of the stores, with the versions it has given: each store has its own, in one order."""
 
     def __init__(self, store: BotSessionStore) -> None:
@@ -394,7 +394,7 @@ class Side:
         versions = [0, *self._versions.get(ids, ())]
         return None if number is None else versions[number] if number < len(versions) else versions[-1] + 10**12
 
-    def see(self, session: BotSession | None) -> Seen | None:
+    def see(self, session: BotSession | None) -> Observed | None:
         if session is None:
             return None
         ids = session.user_id, session.channel_id
@@ -402,13 +402,13 @@ class Side:
         is_stored = session.version != 0
         created = self._when(ids, session.created_at) if is_stored else None
         updated = self._when(ids, session.updated_at) if is_stored else None
-        return Seen(ids, shapes(session.data), version, created, updated, session.expires_at)
+        return Observed(ids, shapes(session.data), version, created, updated, session.expires_at)
 
     def _when(self, ids: Ids, when: datetime) -> datetime | int:
         numbers = {from_micros(version): number for number, version in enumerate(self._versions[ids], 1)}
         return numbers.get(when, when)
 
-    async def outcome(self, ids: Ids, operation: Callable[[Side], Awaitable[T]]) -> T | Raised:
+    async def outcome(self, ids: Ids, operation: Callable[[ObservedStore], Awaitable[T]]) -> T | ObservedError:
         try:
             return await operation(self)
         except SessionError as error:
@@ -419,20 +419,20 @@ class Side:
                 attributes[name] = self.number(ids, attributes[name])
             if isinstance(error, SessionTooLarge):
                 attributes["size"] = error.size > error.limit
-            return Raised(type(error), attributes)
+            return ObservedError(type(error), attributes)
 
 
-def predicted(operation: Callable[[], T]) -> T | Raised:
+def predicted(operation: Callable[[], T]) -> T | ObservedError:
     try:
         return operation()
     except SessionError as error:
-        return Raised(type(error), vars(error))
+        return ObservedError(type(error), vars(error))
 
 
 @dataclass
-class Pair:
+class LivePair:
     """A live session of the model, and its twin in each store."""
 
-    model: Live
+    model: ModelLiveSession
     contexts: list[AbstractAsyncContextManager[BotSessionHelper]]
     helpers: list[BotSessionHelper]
