@@ -1,4 +1,8 @@
-"""A plain dict that says what a store must do, and the stores beside it."""
+"""A model of a store as a plain dict, and what is needed to compare real stores with it.
+
+Stores give versions, times and errors of their own. Here a version is replaced by the number of the write that made it, so that
+results of several stores and of the model can be compared with ``==``.
+"""
 
 from __future__ import annotations
 
@@ -36,13 +40,13 @@ from .strategies import shape
 T = TypeVar("T")
 Ids = tuple[str, str]
 
-#: Little, so that sessions outgrow it.
+#: The size limit of the stores: small, so that sessions exceed it.
 MAX_BYTES = 200
-# All deadlines are half a tick beside the times at which something is done: what happens in the very millisecond of a
-# deadline is nobody's business.
+# Operations happen at multiples of a tick, deadlines lie between two of them: no result depends on what a store does in
+# the very millisecond of a deadline.
 TICK_MS = 125
 BESIDE_MS = 50
-#: What another process writes meanwhile.
+#: The changes that another process writes while ``modify`` runs.
 RIVAL_WRITE: dict[str, Any] = {"a": "meddled"}
 
 
@@ -51,7 +55,10 @@ RIVAL_WRITE: dict[str, Any] = {"a": "meddled"}
 
 @dataclass
 class Record:
-    """A session; versions are the numbers of its writes, from 1 on, over all its lives."""
+    """A session in the model.
+
+    A version is the number of a write to this pair of ids, from 1 on; the count goes on after the session was deleted.
+    """
 
     data: dict[str, Any]
     version: int
@@ -63,7 +70,7 @@ class Record:
 
 @dataclass(frozen=True)
 class Observed:
-    """What is to be seen of a session, the same in every store."""
+    """A session as its users see it, in a form that is the same for every store."""
 
     ids: Ids
     data: dict[str, Any]
@@ -75,7 +82,7 @@ class Observed:
 
 @dataclass
 class ModelLiveSession:
-    """A live session: what its handler has, and what of it is saved."""
+    """A live session of the model: what its handler has, and what of it is saved."""
 
     ids: Ids
     data: dict[str, Any] = field(default_factory=dict)
@@ -86,36 +93,39 @@ class ModelLiveSession:
     saved_expires_at: datetime | None = None
 
     def seen(self) -> Observed:
+        """Returns the session as its handler sees it."""
         created = self.created if self.version else None
         return Observed(self.ids, shapes(self.data), self.version, created, self.version or None, self.expires_at)
 
 
 @dataclass(frozen=True)
 class ObservedError:
-    """An error, without what differs between stores."""
+    """An error without the details that differ between stores."""
 
     kind: type[Exception]
     attributes: dict[str, Any]
 
 
 def size_of(data: dict[str, Any]) -> int:
+    """Returns the size of a session with this data, as stores count it."""
     fields = Codec().encode(data)
     return sum(map(len, fields)) + sum(map(len, fields.values()))
 
 
 def shapes(data: dict[str, Any]) -> dict[str, Any]:
+    """Returns the data with each value in its comparable form."""
     return {name: shape(value) for name, value in data.items()}
 
 
 def limited(size: int, at_least: int = 0) -> None:
-    """Refuses more than ``MAX_BYTES`` bytes; what is too large already may shrink to less than it was."""
+    """Raises SessionTooLarge above ``MAX_BYTES`` bytes, or above ``at_least``, the size that a session has already."""
     if size > max(MAX_BYTES, at_least):
-        # How much more, nobody says: what is too large is not packed to the end.
+        # A store that stops packing at the limit does not know the full size; only whether it exceeds the limit is compared.
         raise SessionTooLarge("", size=True, limit=MAX_BYTES)
 
 
 class StoreModel:
-    """A store in the simplest way there is."""
+    """A store as a dict: what each operation must do, in the simplest way."""
 
     def __init__(self, now_ms: Callable[[], int], ttl_ms: int) -> None:
         self._now_ms = now_ms
@@ -194,7 +204,7 @@ class StoreModel:
         return ModelLiveSession(ids, data, own, record.version, record.created, copy.deepcopy(data), own)
 
     def save(self, live: ModelLiveSession, *, expected: int | None = None) -> bool:
-        """Saves what has changed; whether the session is still there, as far as this tells."""
+        """Saves what changed; returns False if that removed the session, because its new deadline has passed."""
         limited(size_of(live.data))
         before, after = shapes(live.saved), shapes(live.data)
         changed = {name: live.data[name] for name in after if before.get(name) != after[name]}
@@ -246,12 +256,12 @@ class StoreModel:
         return self._now_ms() + (ttl_ms or self._ttl_ms)
 
 
-# --- what a handler does to its data
+# --- changes that a handler makes
 
 
 @dataclass(frozen=True)
 class Edit:
-    """A change to the data of a session: put a value at a name, drop the name, or change in place what is there."""
+    """A change to a session's data, by ``kind``: "put" sets a value, "drop" removes the name, "in place" modifies its value."""
 
     kind: str
     name: str
@@ -284,9 +294,9 @@ def change(session: ModelLiveSession | BotSession, edits: Iterable[Edit], expire
 
 
 class StoreSetup:
-    """Some stores under one clock."""
+    """A memory store with a clock that the test moves. Subclasses add a second store under the same clock."""
 
-    #: The second of all TTLs and deadlines; an hour where the clock cannot be moved, so that nothing gets near to its end.
+    #: The length of a "second" of TTLs and deadlines; an hour where the clock cannot be moved, so that nothing expires.
     second_ms = 1000
 
     def __init__(self) -> None:
@@ -309,7 +319,7 @@ class StoreSetup:
         return math.floor(self.now() * 1000)
 
     def tick(self) -> None:
-        """Something is about to be done."""
+        """Called before each operation."""
 
     def advance(self, ms: int) -> None:
         self._seconds += ms / 1000
@@ -318,11 +328,11 @@ class StoreSetup:
         return [MemorySessionStore(ttl=self.ttl, max_bytes=MAX_BYTES, cleanup_interval=None, clock=self.now)]
 
     def close(self) -> None:
-        """The stores are closed."""
+        """Called when the stores are closed."""
 
 
 class FakeredisSetup(StoreSetup):
-    """fakeredis and memory in lock-step; fakeredis takes the time of the process, so that is what moves."""
+    """A store on fakeredis and one in memory. fakeredis uses the time of the process, so time_machine moves that."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -330,7 +340,7 @@ class FakeredisSetup(StoreSetup):
         self._traveller = self._travel.start()
 
     def tick(self) -> None:
-        # A server's clock does not stand still between two commands.
+        # As on a server, whose clock goes on between two commands.
         self.advance(TICK_MS)
 
     def advance(self, ms: int) -> None:
@@ -346,7 +356,7 @@ class FakeredisSetup(StoreSetup):
 
 
 class ServerSetup(StoreSetup):
-    """A server and memory in lock-step; nobody moves a server's clock."""
+    """A store on a server and one in memory, by real time."""
 
     second_ms = 3_600_000
 
@@ -358,7 +368,7 @@ class ServerSetup(StoreSetup):
         return time.time()
 
     def advance(self, ms: int) -> None:
-        """Not here."""
+        """Does nothing: the clock of a server cannot be moved."""
 
     async def stores(self) -> list[BotSessionStore]:
         prefix = f"test:{uuid.uuid4().hex}:"
@@ -367,17 +377,17 @@ class ServerSetup(StoreSetup):
 
 
 class ObservedStore:
-    """One of the stores, with the versions it has given: each store has its own, in one order."""
+    """A store under test, with the versions that it has returned for each session, in their order."""
 
     def __init__(self, store: BotSessionStore) -> None:
         self.store = store
         self._versions: dict[Ids, list[int]] = {}
 
     def learn(self, ids: Ids, version: int) -> int:
-        """The number of the write that gave ``version``.
+        """Notes a version that the store returned, and returns the number of the write that made it.
 
         Raises:
-            AssertionError: it is a new one and does not come after all that this session had, in all its lives.
+            AssertionError: the version is new, but not greater than every version that these ids have had.
         """
         versions = self._versions.setdefault(ids, [])
         if version not in (0, *versions):
@@ -386,15 +396,16 @@ class ObservedStore:
         return self.number(ids, version)
 
     def number(self, ids: Ids, version: int) -> int:
-        """The number of the write that gave ``version``, 0 for none, one more than there were for one to come."""
+        """Returns the number of the write that made ``version``; 0 for version 0, the next number for an unknown version."""
         return [0, *self._versions.get(ids, ()), version].index(version)
 
     def version(self, ids: Ids, number: int | None) -> int | None:
-        """The reverse of ``number``."""
+        """Returns the version that write ``number`` made; one far in the future if that write has not happened yet."""
         versions = [0, *self._versions.get(ids, ())]
         return None if number is None else versions[number] if number < len(versions) else versions[-1] + 10**12
 
     def see(self, session: BotSession | None) -> Observed | None:
+        """Returns a session of this store in the comparable form."""
         if session is None:
             return None
         ids = session.user_id, session.channel_id
@@ -409,11 +420,12 @@ class ObservedStore:
         return numbers.get(when, when)
 
     async def outcome(self, ids: Ids, operation: Callable[[ObservedStore], Awaitable[T]]) -> T | ObservedError:
+        """Runs an operation on this store; returns its result, or its error in the comparable form."""
         try:
             return await operation(self)
         except SessionError as error:
             attributes = dict(vars(error))
-            # The name of the session is each store's own.
+            # Each store has keys of its own form, so only whether the error names the right one is compared.
             attributes["key"] = None if error.key == self.store.key(*ids) else error.key
             for name in {"expected", "actual"} & attributes.keys():
                 attributes[name] = self.number(ids, attributes[name])
@@ -423,6 +435,7 @@ class ObservedStore:
 
 
 def predicted(operation: Callable[[], T]) -> T | ObservedError:
+    """Runs an operation on the model; returns its result, or its error in the comparable form."""
     try:
         return operation()
     except SessionError as error:
@@ -431,7 +444,7 @@ def predicted(operation: Callable[[], T]) -> T | ObservedError:
 
 @dataclass
 class LivePair:
-    """A live session of the model, and its twin in each store."""
+    """A live session of the model, with the same live session of each store."""
 
     model: ModelLiveSession
     contexts: list[AbstractAsyncContextManager[BotSessionHelper]]
