@@ -1,4 +1,7 @@
-"""The checker finds what it is to find, in histories made by hand. ``test_planted.py`` has it find bugs in real stores."""
+"""The checker of histories finds each kind of violation, in histories built by hand.
+
+``test_planted.py`` lets it find bugs in real stores.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,7 @@ UNKNOWN, REFUSED = Outcome.UNKNOWN, Outcome.REFUSED
 
 
 class HistoryBuilder:
-    """Operations one after the other, unless ``begin`` makes one that ends later."""
+    """Builds a history of operations that end before the next one begins; ``begin`` makes one that ends later."""
 
     def __init__(self) -> None:
         self.history = History("its-seed")
@@ -32,7 +35,7 @@ class HistoryBuilder:
             self.history.end_write(write, Outcome.ACKNOWLEDGED, version=result)
 
     def append(self, base: State, result: int | Outcome, reason: str = "") -> None:
-        """A compare-and-set of a chain."""
+        """Adds a compare-and-set on the chain session."""
         self.end(self.begin(CHAIN, base), result, reason)
 
     def merge(self, result: int | Outcome) -> None:
@@ -57,22 +60,22 @@ def merged(version: int, *ids: int, **others: Any) -> State:
     return State(version, {f"op-{id_}": f"m/{id_}" for id_ in ids} | {key.replace("_", "-"): it for key, it in others.items()})
 
 
-# --- what is as it should be
+# --- correct histories
 
 
-def test_history_chain_that_is_as_it_should_be() -> None:
+def test_history_accepts_a_correct_chain() -> None:
     builder = HistoryBuilder()
     builder.load(NOTHING)
     builder.append(NOTHING, 10)
     rivals = [builder.begin(CHAIN, chain(10, 1)) for _ in range(3)]
     early = builder.begin_read(CHAIN)
-    # What is in doubt may be there, and be seen.
+    # A write with an unknown outcome may be present, and be seen.
     builder.end(rivals[1], UNKNOWN)
     builder.end(rivals[0], REFUSED, "VersionConflict")
     builder.end(rivals[2], REFUSED, "VersionConflict")
     builder.load(chain(20, 1, 3))
     builder.load(chain(10, 1), read=early)
-    # Or come much later, or never.
+    # It may also take effect much later, or never.
     builder.append(chain(20, 1, 3), UNKNOWN)
     builder.append(chain(20, 1, 3), 30)
     builder.append(chain(30, 1, 3, 6), REFUSED, "OOM")
@@ -90,7 +93,7 @@ def test_history_chain_that_is_as_it_should_be() -> None:
     }
 
 
-def test_history_merges_that_are_as_they_should_be() -> None:
+def test_history_accepts_correct_merges() -> None:
     builder = HistoryBuilder()
     builder.load(NOTHING, MERGE)
     builder.merge(10)
@@ -103,17 +106,17 @@ def test_history_merges_that_are_as_they_should_be() -> None:
     builder.load(merged(10, 1), MERGE, early)
     builder.load(merged(40, 1, 4, 5), MERGE)
     assert builder.violations(merged=merged(40, 1, 4, 5)) == []
-    # Applied late.
+    # Write 2 with its unknown outcome was applied late.
     assert builder.violations(merged=merged(50, 1, 2, 4, 5)) == []
 
 
-# --- what is not
+# --- histories with a violation
 
 A, AB = chain(10, 1), chain(20, 1, 2)
 
 
 def two(builder: HistoryBuilder) -> None:
-    """Two that went well."""
+    """Adds two successful writes."""
     builder.append(NOTHING, 10)
     builder.append(A, 20)
 
@@ -181,7 +184,7 @@ def out_of_order(builder: HistoryBuilder) -> State:
 def false_conflict(builder: HistoryBuilder) -> State:
     builder.append(NOTHING, 10)
     builder.append(A, REFUSED, "VersionConflict")
-    # Too late to be the reason.
+    # This write began too late to be the reason.
     builder.append(A, 20)
     return chain(20, 1, 3)
 
@@ -256,31 +259,31 @@ def wrong_version(builder: HistoryBuilder) -> State:
     ("build", "what"),
     [
         (lost, "acknowledged as version 20 and lost (operations 2;"),
-        (twice, "there 2 times (operations 2;"),
-        (unknown_twice, "there 2 times (operations 2;"),
-        (refused, "refused (ConnectionError), and yet there (operations 2;"),
+        (twice, "present 2 times (operations 2;"),
+        (unknown_twice, "present 2 times (operations 2;"),
+        (refused, "refused (ConnectionError), but present (operations 2;"),
         (backwards, "version 5 comes after 10 (operations 1, 2;"),
-        (same_version, "version 10 2 times (operations 1, 2;"),
+        (same_version, "version 10 returned 2 times (operations 1, 2;"),
         (lost_update, "acknowledged as version 20 and lost (operations 2;"),
-        (onto_another, "written onto [1, 2] of the end, but had loaded [1] (operations 3;"),
-        (onto_another, "the second expected version 10, and was written onto 20 (operations 2, 3;"),
-        (onto_another_version, "the second expected version 9, and was written onto 10 (operations 1, 2;"),
+        (onto_another, "applied after [1, 2], but had loaded [1] (operations 3;"),
+        (onto_another, "the second expected version 10, but was applied to 20 (operations 2, 3;"),
+        (onto_another_version, "the second expected version 9, but was applied to 10 (operations 1, 2;"),
         (out_of_order, "the first had ended before the second began, but comes after it (operations 1, 2;"),
-        (false_conflict, "told of a conflict, but nobody else had written (operations 2;"),
-        (false_conflict_at_the_end, "told of a conflict, but nobody else had written (operations 2;"),
-        (never_ended, "it never ended (operations 1;"),
-        (stranger, "there, but nobody has written it to this session (operations 77;"),
-        (strange_key, "there, but nobody has written it to this session (operations op-3;"),
+        (false_conflict, "refused with a conflict, but there was no other write (operations 2;"),
+        (false_conflict_at_the_end, "refused with a conflict, but there was no other write (operations 2;"),
+        (never_ended, "the write never ended (operations 1;"),
+        (stranger, "present, but never written to this session (operations 77;"),
+        (strange_key, "present, but never written to this session (operations op-3;"),
         (applied_again, "the last version is 25, the last acknowledged one 20"),
-        (stale, "a load saw 1 of the 2 that were there before it began (operations 2, r;"),
-        (not_monotone, "a load saw 1 of the 2 that were there before it began (operations r, r;"),
-        (seen_and_gone, "a load saw what the end does not begin with: ...[1, 2] (operations 2, r;"),
-        (refused_seen, "a load saw what was refused (operations 2, r;"),
-        (from_the_future, "a load saw what had not begun yet (operations 1, r;"),
-        (wrong_version, "a load gave version 11, its last write was told 10 (operations 1, r;"),
+        (stale, "a load saw 1 of the 2 writes that were visible before it began (operations 2, r;"),
+        (not_monotone, "a load saw 1 of the 2 writes that were visible before it began (operations r, r;"),
+        (seen_and_gone, "a load saw a chain that the final one does not begin with: ...[1, 2] (operations 2, r;"),
+        (refused_seen, "a load saw a refused write (operations 2, r;"),
+        (from_the_future, "a load saw a write that had not begun (operations 1, r;"),
+        (wrong_version, "a load returned version 11, but its last write was acknowledged as 10 (operations 1, r;"),
     ],
 )
-def test_history_what_is_wrong_with_a_chain_is_found(build: Callable[[HistoryBuilder], State], what: str) -> None:
+def test_history_finds_violations_in_chains(build: Callable[[HistoryBuilder], State], what: str) -> None:
     builder = HistoryBuilder()
     violations = builder.violations(chain=build(builder))
     assert [text for text in violations if f"chain session u/c: {what}" in text], violations
@@ -368,21 +371,21 @@ def merge_from_the_future(builder: HistoryBuilder) -> State:
     ("build", "what"),
     [
         (merge_lost, "acknowledged as version 10 and lost (operations 1;"),
-        (merge_refused, "refused (), and yet there (operations 1;"),
-        (merge_damaged, "wrote 'm/1', there is 'm/2' (operations 1;"),
-        (merge_stranger, "there, but nobody has written it to this session (operations op-77;"),
+        (merge_refused, "refused (), but present (operations 1;"),
+        (merge_damaged, "wrote 'm/1', but the final value is 'm/2' (operations 1;"),
+        (merge_stranger, "present, but never written to this session (operations op-77;"),
         (merge_applied_again, "the last version is 11, the last acknowledged one 10"),
         (merge_backwards, "the first had ended before the second began, but comes after it (operations 1, 2;"),
-        (merge_stale, "a load did not see op-1, which was there before it began (operations 1, r;"),
-        (merge_not_monotone, "a load did not see op-1, which was there before it began (operations r, r;"),
-        (merge_gone, "a load saw what is not there in the end (operations 1, r;"),
-        (merge_refused_seen, "a load saw what was refused (operations 1, r;"),
+        (merge_stale, "a load did not see op-1, which was visible before it began (operations 1, r;"),
+        (merge_not_monotone, "a load did not see op-1, which was visible before it began (operations r, r;"),
+        (merge_gone, "a load saw a write that is missing at the end (operations 1, r;"),
+        (merge_refused_seen, "a load saw a refused write (operations 1, r;"),
         (merge_damage_seen, "wrote 'm/1', a load saw 'x' (operations 1, r;"),
-        (merge_half_seen, "a load of version 10 did not see what was written as 10 (operations 1, r;"),
-        (merge_from_the_future, "a load saw what had not begun yet (operations 1, r;"),
+        (merge_half_seen, "a load of version 10 did not see the write of version 10 (operations 1, r;"),
+        (merge_from_the_future, "a load saw a write that had not begun (operations 1, r;"),
     ],
 )
-def test_history_what_is_wrong_with_merges_is_found(build: Callable[[HistoryBuilder], State], what: str) -> None:
+def test_history_finds_violations_in_merges(build: Callable[[HistoryBuilder], State], what: str) -> None:
     builder = HistoryBuilder()
     violations = builder.violations(merged=build(builder))
     assert [text for text in violations if f"merge session m/c: {what}" in text], violations

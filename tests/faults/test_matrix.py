@@ -1,4 +1,4 @@
-"""Each fault on each server, under load: what is promised holds. The table at the end of the run says so."""
+"""Runs each fault on each server under load, and checks the promises. A table at the end of the run shows the results."""
 
 from __future__ import annotations
 
@@ -23,22 +23,22 @@ from .history import Kind
 from .matrix import Matrix
 from .workload import SEED, Workload
 
-#: Stores of one workload, and connections of each.
+#: Number of stores of a workload, and number of connections of each.
 STORES = 2
 CONNECTIONS = 2
 
 
 class Servers:
-    """Makes servers of each version, and keeps one of each running for all faults that do not end it."""
+    """Starts one server of each version, for all faults that do not end the server's process."""
 
     def __init__(self, stack: ExitStack) -> None:
         self._stack = stack
         self._running: dict[Server, tuple[ServerFactory, LocalServer]] = {}
 
     def get(self, server: Server) -> tuple[ServerFactory, LocalServer]:
-        """What makes servers of this version, and one that runs.
+        """Returns a factory for servers of this version, and a running one.
 
-        Skips the test where it cannot be had; fails it in CI.
+        Skips the test if the server is not available; fails it in CI.
         """
         if server not in self._running:
             try:
@@ -46,7 +46,7 @@ class Servers:
                 make = partial(LocalServer, binary, env=env)
                 self._running[server] = make, self._stack.enter_context(make(tcp=True))
             except (OSError, subprocess.CalledProcessError, ServerFailed) as error:
-                reason = f"{server.id} cannot be had: {error} {getattr(error, 'stderr', '')}"
+                reason = f"{server.id} is not available: {error} {getattr(error, 'stderr', '')}"
                 if CI:
                     pytest.fail(reason)
                 pytest.skip(reason)
@@ -61,7 +61,7 @@ def running() -> Iterator[Servers]:
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name.replace(" ", "-"))
 @pytest.mark.parametrize("server", SERVERS, ids=lambda server: server.id)
-async def test_faults_what_is_promised_holds(
+async def test_faults_break_no_promise(
     server: Server, fault: Fault, running: Servers, matrix: Matrix, prefix: str, tmp_path: Path
 ) -> None:
     seed = f"{SEED}/{fault.name}/{server.id}"
@@ -80,16 +80,16 @@ async def test_faults_what_is_promised_holds(
         allowed = {"read": fault.reads, "write": fault.writes}
         surprises = {what: times for what, times in workload.errors.items() if what[1] not in allowed[what[0]]}
         assert not violations, "\n".join(map(str, violations[:20]))
-        assert not surprises, f"errors that reached users: {surprises}; seed {seed}"
+        assert not surprises, f"errors that this fault must not cause: {surprises}; seed {seed}"
         assert not workload.hanging, f"calls hang: {workload.hanging}; seed {seed}"
-        assert not stray, f"errors that nobody was told: {stray}; seed {seed}"
+        assert not stray, f"errors that reached only the event loop: {stray}; seed {seed}"
         assert {write.target.kind for write in workload.history.writes if write.is_acknowledged} == set(Kind)
         assert workload.history.counts()["reads"]
 
 
 @asynccontextmanager
 async def environment_for(fault: Fault, make: ServerFactory, shared: LocalServer, data: Path) -> AsyncIterator[Environment]:
-    """Where the fault takes place: on the shared server, or on one that is started and stopped here."""
+    """Yields the environment of a fault: with the shared server, or with one that is started and stopped here."""
     if fault.data is None:
         yield Environment(make, shared, data)
         return
@@ -102,7 +102,7 @@ async def environment_for(fault: Fault, make: ServerFactory, shared: LocalServer
 
 
 async def work(fault: Fault, environment: Environment, prefix: str, seed: str) -> None:
-    """A workload on stores of its own, and the fault; all connections are closed in the end."""
+    """Runs a workload on new stores while the fault happens, and closes the stores."""
     async with AsyncExitStack() as stack:
         url = environment.server.url
         if fault.has_proxy:
@@ -119,10 +119,10 @@ async def work(fault: Fault, environment: Environment, prefix: str, seed: str) -
 
 
 async def assert_quiet(environment: Environment) -> None:
-    """Waits until the server has done all that was on its way to it: it has let go of every connection."""
+    """Waits until the server has closed all connections of the workload, and so has run every command sent on them."""
     async with environment.admin() as admin:
 
-        async def is_alone() -> bool:
+        async def has_no_other_client() -> bool:
             return len(await admin.client_list()) == 1
 
-        await eventually(is_alone)
+        await eventually(has_no_other_client)
