@@ -21,7 +21,7 @@ from typing import Any, Final
 
 from redis_botsession import BotSession, OutcomeUnknown, SessionStore
 from redis_botsession.embedded import LocalServer
-from tests.support.servers import SERVERS
+from tests.support.redis_servers import SERVERS
 from tests.support.topologies import ClusterServers, SentinelServers
 
 from .workload import CHANGED_KEY, CHANNEL, session_data, users_for

@@ -16,8 +16,8 @@ from redis_botsession import SessionStore
 from redis_botsession._protocol.layout import Keys
 from redis_botsession.embedded import LocalServer, ServerFailed
 
+from .support.redis_servers import CI, SERVERS, Server
 from .support.scripted_server import ScriptedServer
-from .support.servers import CI, SERVERS, Server
 
 pytest.register_assert_rewrite("redis_botsession.testing", "tests.faults.soak")
 

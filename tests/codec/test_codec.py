@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from redis_botsession import Codec, CorruptSession, SerializationError
 
-from ..support.codec_helpers import (
+from ..support.packed_values import (
     CODEC,
     Day,
     Exact,

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from redis_botsession import CorruptSession
 
-from ..support.codec_helpers import CODEC, ext, little_memory, loaded, packb, raw_ext, stored
+from ..support.packed_values import CODEC, ext, little_memory, loaded, packb, raw_ext, stored
 from ..support.strategies import texts, values
 
 

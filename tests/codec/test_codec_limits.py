@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from redis_botsession import Codec, CorruptSession, SerializationError, SessionTooLarge
 from redis_botsession._codec.walk import MAX_DEPTH
 
-from ..support.codec_helpers import (
+from ..support.packed_values import (
     CODEC,
     WRAP,
     WRAP_PACKED,
@@ -104,7 +104,7 @@ def test_codec_limits_reading_far_too_deep_values_is_an_error(kind: str) -> None
     survives(f"""
 import pytest
 from redis_botsession import CorruptSession
-from tests.support.codec_helpers import loaded, nested_packed
+from tests.support.packed_values import loaded, nested_packed
 
 for depth in (100, 1000, 20_000):
     with pytest.raises(CorruptSession):

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from redis_botsession import Codec, CorruptSession, SerializationError, SessionTooLarge
 from redis_botsession._codec.walk import MAX_DEPTH
 
-from ..support.codec_helpers import (
+from ..support.packed_values import (
     CODEC,
     SECRET,
     Day,

@@ -19,7 +19,7 @@ from redis_botsession import BotSessionHelper
 from redis_botsession.testing.harness import PATIENCE
 
 from ..adapters.aiogram.test_aiogram_isolation import Process
-from ..support import telegram_app
+from ..support import telegram_application
 from ..support.pages import DOCS, blocks_of, executed
 
 GUIDES = DOCS / "guides"
@@ -149,12 +149,12 @@ def test_aiogram_guide_middleware_gives_a_live_session(newest_url: str, prefix: 
 
 
 async def test_telegram_guide_counts_visits(newest_url: str, prefix: str) -> None:
-    transport = telegram_app.Transport()
+    transport = telegram_application.Transport()
     with executed(GUIDES / "python-telegram-bot.md", newest_url, prefix=prefix) as names:
         handler = CommandHandler("start", names["visit"])
         for _ in range(2):
-            async with telegram_app.running(names["persistence"], handler, transport=transport) as app:
-                await app.process_update(Update.de_json(telegram_app.message("/start"), app.bot))
+            async with telegram_application.running(names["persistence"], handler, transport=transport) as app:
+                await app.process_update(Update.de_json(telegram_application.message("/start"), app.bot))
     assert [message["text"] for message in transport.sent] == ["Visit 1", "Visit 2"]
 
 
@@ -172,6 +172,6 @@ async def test_telebot_guide_asks_and_remembers(newest_url: str, prefix: str, mo
     with executed(GUIDES / "pytelegrambotapi.md", newest_url, prefix=prefix) as names:
         async with names["storage"]:
             for text in ("/start", "Ada"):
-                await names["bot"].process_new_updates([read_update(telegram_app.message(text))])
+                await names["bot"].process_new_updates([read_update(telegram_application.message(text))])
         names["threaded_storage"].close()
     assert texts == ["What is your name?", "Nice to meet you, Ada!"]

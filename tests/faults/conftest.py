@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ..support.servers import SERVERS
+from ..support.redis_servers import SERVERS
 from .matrix import MATRIX, Matrix
 from .workload import SEED
 

@@ -17,7 +17,7 @@ from redis_botsession.embedded import LocalServer, ServerFailed
 from redis_botsession.testing.harness import eventually
 
 from ..support.proxy_steered import SteeredProxy
-from ..support.servers import CI, SERVERS, Server
+from ..support.redis_servers import CI, SERVERS, Server
 from .faults import FAULTS, SNAPSHOTS, Environment, Fault, ServerFactory
 from .history import Kind
 from .matrix import Matrix

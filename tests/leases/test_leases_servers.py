@@ -22,7 +22,7 @@ from redis_botsession.testing.harness import eventually
 from ..store.test_least_privilege import CLUSTER, RULE, refused
 from ..store.test_refusals import as_user
 from ..support.processes import free_port, kill, paused
-from ..support.servers import SERVERS, locate_or_skip
+from ..support.redis_servers import SERVERS, locate_or_skip
 from ..support.topologies import ClusterServers, SentinelServers
 from .holders import HolderProcess, LeaseOnServer, LeaseUser, lease_user
 

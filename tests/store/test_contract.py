@@ -12,7 +12,7 @@ import redis.asyncio
 from redis_botsession import BotSessionStore, MemorySessionStore, SessionStore
 from redis_botsession.testing import StoreContract
 
-from ..support.servers import SERVERS, locate_or_skip
+from ..support.redis_servers import SERVERS, locate_or_skip
 from ..support.topologies import ClusterServers
 
 

@@ -19,7 +19,7 @@ from redis_botsession import BotSession, OutcomeUnknown, SessionError, SessionMi
 from redis_botsession.embedded import LocalServer
 from redis_botsession.testing.harness import eventually, load
 
-from ..support.servers import WHEELS, Server, locate_or_skip
+from ..support.redis_servers import WHEELS, Server, locate_or_skip
 from ..support.topologies import ClusterServers, Node, SentinelServers
 from .test_refusals import as_user
 

@@ -17,7 +17,7 @@ import redis
 from redis_botsession import BotSession, OutcomeUnknown, SessionError, SessionStore
 from redis_botsession.embedded import LocalServer
 
-from ..support.servers import WHEELS, locate_or_skip
+from ..support.redis_servers import WHEELS, locate_or_skip
 from ..support.topologies import ClusterServers, SentinelServers
 
 PASSWORD = "s3cret-Pa55"  # noqa: S105 - it is one for the tests only

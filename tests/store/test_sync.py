@@ -23,8 +23,8 @@ from redis_botsession.testing.harness import eventually
 
 from ..support.processes import paused
 from ..support.proxy import ReplyLosingProxy
-from ..support.servers import SERVERS, locate_or_skip
-from ..support.threaded_store import ThreadedStore
+from ..support.redis_servers import SERVERS, locate_or_skip
+from ..support.sync_store_as_async import ThreadedStore
 from ..support.topologies import SentinelServers
 
 MEBIBYTE = 1024 * 1024

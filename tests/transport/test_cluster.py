@@ -21,7 +21,7 @@ from redis_botsession.testing.harness import eventually, load
 from ..faults.history import Kind, Target
 from ..faults.workload import SESSIONS, Workload
 from ..support.proxy import Proxy
-from ..support.servers import SERVERS, Server, locate_or_skip
+from ..support.redis_servers import SERVERS, Server, locate_or_skip
 from ..support.topologies import ClusterServers, Node
 
 #: The oldest, the newest, and one of the other family.

@@ -21,7 +21,7 @@ from redis_botsession.testing.harness import eventually, load
 
 from ..support.processes import kill
 from ..support.proxy_steered import SteeredProxy
-from ..support.servers import SERVERS, Server, locate_or_skip
+from ..support.redis_servers import SERVERS, Server, locate_or_skip
 
 NEWEST = next(server for server in SERVERS if server.id == "redis-8.2")
 #: Those that know WAITAOF.

@@ -17,7 +17,7 @@ from redis_botsession.testing.harness import eventually, load
 
 from ..faults.history import Kind, Outcome, State, Write
 from ..faults.workload import Workload
-from ..support.servers import SERVERS, locate_or_skip
+from ..support.redis_servers import SERVERS, locate_or_skip
 from ..support.topologies import SERVICE, Node, SentinelServers
 
 #: The oldest, where scripts hide what they are refused for, the newest, and one of the other family.

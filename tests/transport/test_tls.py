@@ -20,7 +20,7 @@ from redis_botsession.embedded import LocalServer, ServerFailed
 from redis_botsession.testing.harness import eventually, load
 
 from ..support.processes import free_port
-from ..support.servers import CI, WHEELS
+from ..support.redis_servers import CI, WHEELS
 from ..support.topologies import SLOTS
 
 #: What a server says of a certificate that it does not take, or does not get. It closes the connection, too: the client may see

@@ -11,7 +11,7 @@ from redis.crc import key_slot
 
 from redis_botsession.testing.harness import eventually
 
-from ..support.servers import WHEELS, Server, locate_or_skip
+from ..support.redis_servers import WHEELS, Server, locate_or_skip
 from ..support.topologies import SERVICE, ClusterServers, SentinelServers
 
 pytestmark = pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from redis_botsession.adapters.telegram import BotSessionPersistence
 from redis_botsession.testing.harness import eventually, load
 
 from ...store.test_custom_store import SQLiteStore
-from ...support.telegram_app import BOT, Transport, handle, message, running, typed, write
+from ...support.telegram_application import BOT, Transport, handle, message, running, typed, write
 
 EVERYTHING = {
     "text": "ä",

@@ -22,7 +22,7 @@ from redis_botsession import Codec, MemorySessionStore, SerializationError, Sess
 from redis_botsession.adapters.telegram import BotSessionPersistence
 from redis_botsession.testing.harness import load
 
-from ...support.telegram_app import App, feed, message, press, running, typed, write
+from ...support.telegram_application import App, feed, message, press, running, typed, write
 
 
 class Step(enum.Enum):

@@ -15,7 +15,7 @@ from redis_botsession import OutcomeUnknown, SessionStore
 from redis_botsession.adapters.telegram import BotSessionPersistence
 
 from ...support.proxy import ReplyLosingProxy
-from ...support.telegram_app import build, handle, message, put, running, seen, stored, write
+from ...support.telegram_application import build, handle, message, put, running, seen, stored, write
 
 CHANNEL = "777.user_data"
 USER = 42

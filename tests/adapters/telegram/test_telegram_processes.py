@@ -18,7 +18,7 @@ from redis_botsession._session.record import Id, Loaded
 from redis_botsession.adapters.telegram import BotSessionPersistence
 from redis_botsession.testing.harness import load
 
-from ...support.telegram_app import App, build, feed, handle, message, put, running, seen, stored, write
+from ...support.telegram_application import App, build, feed, handle, message, put, running, seen, stored, write
 
 USER = 42
 CHANNEL = "777.user_data"
@@ -72,7 +72,7 @@ async def test_persistence_two_applications_keep_each_others_keys(
 WORKER = """
 import asyncio, sys
 from redis_botsession.adapters.telegram import BotSessionPersistence
-from tests.support.telegram_app import handle, message, running, write
+from tests.support.telegram_application import handle, message, running, write
 
 url, prefix, name = sys.argv[1:]
 

@@ -22,7 +22,7 @@ from redis_botsession.cli.doctor.render import Printer
 from redis_botsession.embedded import LocalServer
 from redis_botsession.testing.harness import PATIENCE
 
-from ...support.servers import SERVERS, locate_or_skip
+from ...support.redis_servers import SERVERS, locate_or_skip
 from ..test_cli import BAD_URLS, HIDDEN
 
 PASSWORD = "secret"  # noqa: S105 - of servers that live as long as a test

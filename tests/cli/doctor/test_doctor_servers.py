@@ -17,7 +17,7 @@ from redis_botsession.cli.doctor.permissions import DOCTOR_RULES, STORE_COMMANDS
 from redis_botsession.embedded import LocalServer
 from redis_botsession.leases import Leases
 
-from ...support.servers import SERVERS, Server, locate_or_skip
+from ...support.redis_servers import SERVERS, Server, locate_or_skip
 from ...support.topologies import SERVICE, ClusterServers, SentinelServers
 from .test_doctor import NEWEST, Captured, as_user, doctor, eventually, fill, findings_of, port_with_bus, server, severities
 

@@ -23,7 +23,7 @@ from redis_botsession.cli.migrate.reader import Reader
 from redis_botsession.embedded import LocalServer
 
 from ...support.processes import kill
-from ...support.servers import WHEELS, locate_or_skip
+from ...support.redis_servers import WHEELS, locate_or_skip
 from ...support.topologies import ClusterServers, SentinelServers
 from .migrating import BOT, SECRET, Migrate, counts, json_session
 
