@@ -23,6 +23,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from ._protocol.replies import text_of
 from ._session.record import Id
+from ._session.store import BotSessionStore
 from ._session.times import ttl_to_ms
 from ._transport.command_store import CommandStore
 from ._transport.pubsub import Listener, Watch
@@ -42,9 +43,9 @@ CLOSING: Final = 5.0
 # A waiter that cannot subscribe polls: seconds before its first and its later looks.
 _FIRST_LOOK, _LONGEST_LOOK = 0.05, 1.0
 # Seconds to wait beyond the expiry of a lease, since the server counts in milliseconds.
-_SLACK = 0.002
+_SLACK: Final = 0.002
 # Grace period in seconds after a release, so that waiters of other processes get their turn.
-_HEAD_START = 0.01
+_HEAD_START: Final = 0.01
 
 
 class Lease:
@@ -177,7 +178,7 @@ class Leases:
         ValueError: a time out of range.
     """
 
-    def __init__(self, store: CommandStore, *, lease: float | timedelta = DEFAULT_LEASE) -> None:
+    def __init__(self, store: BotSessionStore, *, lease: float | timedelta = DEFAULT_LEASE) -> None:
         if not isinstance(store, CommandStore):
             raise TypeError(f"leases need a SessionStore or MemorySessionStore, not {type(store).__name__}")
         self._lease_ms = _milliseconds(lease)

@@ -17,13 +17,13 @@ from ._transport.command_store import CommandStore
 from ._transport.executor import Executor
 from ._transport.options import DEFAULT_PREFIX, Options, StoreOptions
 from ._transport.sentinel import SentinelExecutor
-from ._transport.server import Pipelined, PipelinedExecutor
+from ._transport.server import PipelinedExecutor, ServerExecutor
 
 __all__ = ["DEFAULT_PREFIX", "BotSessionStore", "SessionStore"]
 
 #: What runs a store's commands, by the kind of its URL.
-_EXECUTORS: Final[dict[str, type[PipelinedExecutor | ClusterExecutor]]] = {
-    "server": PipelinedExecutor,
+_EXECUTORS: Final[dict[str, type[ServerExecutor | ClusterExecutor]]] = {
+    "server": ServerExecutor,
     "sentinel": SentinelExecutor,
     "cluster": ClusterExecutor,
 }
@@ -53,7 +53,7 @@ class SessionStore(CommandStore):
 
     def __init__(
         self,
-        client: redis.asyncio.Redis | redis.asyncio.RedisCluster | Pipelined,
+        client: redis.asyncio.Redis | redis.asyncio.RedisCluster | PipelinedExecutor,
         *,
         prefix: str = DEFAULT_PREFIX,
         ttl: TTL = DEFAULT_TTL,
@@ -65,7 +65,7 @@ class SessionStore(CommandStore):
     ) -> None:
         commands = Commands(prefix=prefix, ttl=ttl, codec=codec or Codec(), max_bytes=max_bytes)
         executor: Executor
-        if isinstance(client, Pipelined):
+        if isinstance(client, PipelinedExecutor):
             if replicas or fsync:
                 raise TypeError("replicas and fsync are the executor's own: it was made with or without them")
             executor = client

@@ -15,10 +15,10 @@ import inspect
 import threading
 import time
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, AbstractContextManager, contextmanager
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from functools import wraps
 from types import TracebackType
-from typing import Any, Concatenate, ParamSpec, Self, TypeVar, Unpack, cast
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Self, TypeVar, Unpack, cast
 
 import redis
 import redis.sentinel
@@ -92,6 +92,34 @@ class BotSessionHelper(LiveSession):
         """Removes the session; see ``redis_botsession.BotSessionHelper.delete``."""
         with self._lock:
             run(self._delete())
+
+
+class _Handling(AbstractContextManager[BotSessionHelper]):
+    """What ``store.session`` returns: loads a session, and saves what has changed unless the block raised."""
+
+    def __init__(self, store: LiveStore, user_id: Id, channel_id: Id) -> None:
+        self._store = store
+        self._ids = user_id, channel_id
+        self._helper: BotSessionHelper | None = None
+
+    def __enter__(self) -> BotSessionHelper:
+        self._helper = BotSessionHelper.load(self._store, *self._ids)
+        return self._helper
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+        if kind is None and self._helper is not None:
+            self._helper.save()
+
+    if not TYPE_CHECKING:  # a type checker shall still refuse "async with"
+
+        async def __aenter__(self):
+            raise TypeError(
+                "store.session(...) of the synchronous store needs a plain 'with'; "
+                "for 'async with' use redis_botsession.SessionStore"
+            )
+
+        async def __aexit__(self, *_):
+            """Is never called, since ``__aenter__`` raises; the ``async with`` statement looks it up."""
 
 
 class SessionStore:
@@ -212,18 +240,12 @@ class SessionStore:
         """Yields every (user_id, channel_id) once; see ``redis_botsession.BotSessionStore.scan``."""
         return iterate(self._store.scan())
 
-    @contextmanager
-    def _session(self, user_id: Id, channel_id: Id) -> Iterator[BotSessionHelper]:
-        helper = BotSessionHelper.load(self._store, user_id, channel_id)
-        yield helper
-        helper.save()
-
     def session(self, user_id: Id, channel_id: Id) -> AbstractContextManager[BotSessionHelper]:
         """The live session for the length of a ``with``: loads it, and saves what has changed at the end.
 
         After an exception nothing is saved. Raises what ``get`` and ``BotSessionHelper.save`` raise.
         """
-        return self._session(user_id, channel_id)
+        return _Handling(self._store, user_id, channel_id)
 
     def close(self) -> None:
         """Waits for what is in flight, 5 seconds at most, and refuses what comes after."""

@@ -54,7 +54,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "leases": (),
     "middleware": (),
     "__init__": (),
-    "adapters": ("_ids", "_merge", "_write_queue", "aiogram", "telegram", "telebot", "microsoft_agents"),
+    "adapters": ("_ids", "_merge", "_write_queue", "_agents_state", "aiogram", "telegram", "telebot", "microsoft_agents"),
     "embedded": (),
     "testing": ("harness", "records", "writes", "lifetimes", "live", "contract"),
     "cli": ("_terminal", "_targets", "server", "demo", "doctor", "migrate", "_main"),

@@ -51,8 +51,10 @@ class Script:
         count = cast("int", arguments[0])
         bound: dict[str, T | Sequence[T]] = {}
         for names, given in ((self.keys, arguments[1 : 1 + count]), (self.args, arguments[1 + count :])):
-            for position, name in enumerate(names):
-                bound[name.removesuffix("...")] = given[position:] if name.endswith("...") else given[position]
+            bound.update(zip(names, given, strict=False))
+            if names and names[-1].endswith("..."):
+                bound.pop(names[-1], None)
+                bound[names[-1].removesuffix("...")] = given[len(names) - 1 :]
         return bound
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -70,7 +70,7 @@ class BotSession:
     version: int = 0
 
     def __repr__(self) -> str:
-        keys = ", ".join(map(repr, self.data)) if isinstance(self.data, dict) else "not a dict"
+        keys = ", ".join(map(repr, self.data)) if isinstance(self.data, Mapping) else "not a dict"
         return f"<{type(self).__name__} {self.user_id!r}/{self.channel_id!r} version {self.version}, keys: {keys or 'none'}>"
 
 

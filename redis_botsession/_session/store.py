@@ -205,7 +205,7 @@ class BotSessionStore(ABC):
         """
         write = Write(
             values=changes,
-            remove=self._checked_names(user_id, channel_id, remove, changes, "removed"),
+            remove=self._checked_names(user_id, channel_id, remove, changes, "removed") if remove != () else (),
             expected_version=expected_version,
             create=create,
             expires_at=expires_at,
@@ -378,8 +378,6 @@ class BotSessionStore(ABC):
         self, user_id: Id, channel_id: Id, names: Iterable[str], values: Mapping[str, Any], done: str
     ) -> list[str]:
         """The top-level keys to remove or keep, each once."""
-        if names == ():
-            return []
         if isinstance(names, str | bytes):
             raise TypeError(f"give an iterable of keys, not one {type(names).__name__}: [...]")
         checked = list(dict.fromkeys(names))

@@ -25,7 +25,7 @@ from .failures import is_final
 from .options import HostPort, Options, StoreOptions, Target
 from .pipeline import Call, copy_of
 from .redispy import cluster_settings
-from .server import Pipelined, ServerConnections, connected
+from .server import PipelinedExecutor, ServerConnections, connected
 from .slot_map import SLOTS, SlotRange, parse_slots
 
 logger = logging.getLogger(__name__)
@@ -59,7 +59,7 @@ class _Node:
         await asyncio.gather(*(connection.aclose(wait=wait) for connection in self.connections.all))
 
 
-class ClusterExecutor(Pipelined):
+class ClusterExecutor(PipelinedExecutor):
     """Runs commands on the primaries of a Redis Cluster, over pipelined connections to each.
 
     A call that a node does not serve (``MOVED``, ``ASK``, ``TRYAGAIN``, ``CLUSTERDOWN``, a node that cannot be reached) was not

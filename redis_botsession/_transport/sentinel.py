@@ -25,7 +25,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from .connection import RECONNECT_DELAYS
 from .executor import PubSubConnection
 from .options import HostPort, Options
-from .server import PipelinedExecutor, connected
+from .server import ServerExecutor, connected
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +35,7 @@ POLL_SECONDS: Final = 1.0
 SENTINEL_TIMEOUT: Final = 1.0
 
 
-class SentinelExecutor(PipelinedExecutor):
+class SentinelExecutor(ServerExecutor):
     """Runs commands on the primary of a service.
 
     Sentinels publish a failover as it happens (``+switch-master``). Connections to the old primary are dropped at once: it may

@@ -50,7 +50,7 @@ class ServerConnections:
         return (self._durable if command.is_durable else self._plain)[command.slot % self._count]
 
 
-class Pipelined(ABC):
+class PipelinedExecutor(ABC):
     """Base of the executors with pipelined connections of their own."""
 
     def __init__(self) -> None:
@@ -91,7 +91,7 @@ class Pipelined(ABC):
     def _call(self, command: Command[Any]) -> asyncio.Future[Any]: ...
 
 
-class PipelinedExecutor(Pipelined):
+class ServerExecutor(PipelinedExecutor):
     """Runs commands on a few connections to one server, shared by all callers.
 
     Args:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
 from .._codec.codec import Codec
 from .._codec.walk import SURROGATES
@@ -23,8 +23,8 @@ Data = dict[Any, Any]
 Packed = dict[bytes, bytes]
 
 # Two markers that equal no packed value: "the store may or may not have this value", and "this value cannot be stored".
-_UNSURE = b""
-_UNSTORABLE = b"\xc1"
+_UNSURE: Final = b""
+_UNSTORABLE: Final = b"\xc1"
 
 
 class Packer:

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 from weakref import WeakValueDictionary
 
 from ..errors import CorruptSession, SerializationError, SessionTooLarge
@@ -17,9 +17,9 @@ Address = tuple[str, str]
 Work = Callable[[], Awaitable[None]]
 
 #: How many sessions are loaded or written at once, where there are many.
-BATCH = 256
+BATCH: Final = 256
 # Errors that another attempt would not mend.
-_HOPELESS = SerializationError, SessionTooLarge, CorruptSession, TypeError, ValueError
+_HOPELESS: Final = SerializationError, SessionTooLarge, CorruptSession, TypeError, ValueError
 
 
 @dataclass(slots=True, eq=False)

@@ -19,7 +19,6 @@ from aiogram.fsm.storage.base import DEFAULT_DESTINY, BaseEventIsolation, BaseSt
 
 from .._codec.codec import Codec
 from .._session.store import BotSessionStore
-from .._transport.command_store import CommandStore
 from .._transport.options import StoreOptions
 from ..leases import DEFAULT_LEASE, Leases
 from ..store import SessionStore
@@ -60,8 +59,8 @@ def key_of(user_id: str, channel_id: str) -> StorageKey:
 def aiogram_codec() -> Codec:
     """A codec that also stores aiogram's enums, like ``message.content_type``, each as what it is.
 
-    ``from_url`` uses one unless told otherwise. Every store that loads such sessions needs one; register your own types with
-    it.
+    ``from_url`` uses one unless it is given another. Every store that loads such sessions needs one. Register your own types
+    with it.
     """
     codec = Codec()
     for name in enums.__all__:
@@ -193,8 +192,7 @@ class BotSessionStorage(BaseStorage):
         Raises:
             What ``BotSessionIsolation`` raises.
         """
-        # The store is some BotSessionStore; which of them can have leases, the isolation says.
-        isolation = BotSessionIsolation(self.store, lease=lease)  # type: ignore[arg-type]
+        isolation = BotSessionIsolation(self.store, lease=lease)
         self._isolations.append(isolation)
         return isolation
 
@@ -228,7 +226,7 @@ class BotSessionIsolation(BaseEventIsolation):
         ValueError: ``lease`` is less than 0.1 seconds.
     """
 
-    def __init__(self, store: CommandStore, *, lease: float | timedelta = DEFAULT_LEASE) -> None:
+    def __init__(self, store: BotSessionStore, *, lease: float | timedelta = DEFAULT_LEASE) -> None:
         self.store = store
         self._leases = Leases(store, lease=lease)
         self._owns_store = False

@@ -13,11 +13,8 @@ import asyncio
 import logging
 import random
 import re
-import weakref
 from collections.abc import Awaitable, Iterable, Mapping
 from contextlib import suppress
-from contextvars import ContextVar
-from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Final, Literal, Self, TypeVar, Unpack
 from weakref import WeakValueDictionary
@@ -32,6 +29,7 @@ from .._session.store import DEFAULT_ATTEMPTS, BotSessionStore
 from .._transport.options import StoreOptions
 from ..errors import SessionGone, VersionConflict
 from ..store import SessionStore
+from ._agents_state import Baseline, Baselines, Marks
 from ._ids import Names
 
 logger = logging.getLogger(__name__)
@@ -49,67 +47,7 @@ _SETTINGS: Final = (str, bool, type(None))
 _TAGS: Final = ("e_tag", "eTag")
 _ANY_VERSION: Final = "*"
 
-# A turn uses a handful of keys. A task that lives longer than a turn need not remember the keys of all its turns.
-_MAX_MARKS = 64
-_LONGEST_PAUSE = 0.05
-
-
-@dataclass(slots=True)
-class _Baseline:
-    """An item's state as the item was last read or written.
-
-    Attributes:
-        ids: User and channel in the store.
-        session: Its data are replaced by what is to be written.
-        snapshot: The session as it was last read or written, to find what has changed.
-        expected: The version at which the store holds nothing that the item has not seen.
-        since: A version that the state had at or after the read; None: it was not there yet.
-    """
-
-    ids: tuple[str, str]
-    session: BotSession
-    snapshot: Snapshot
-    expected: int
-    since: int | None
-
-
-class _Baselines:
-    """Baselines by the identity of their items, which may be equal or not hashable; each as long as its item lives."""
-
-    def __init__(self) -> None:
-        self._by_id: dict[int, tuple[weakref.ref[Any], dict[str, _Baseline]]] = {}
-
-    def __len__(self) -> int:
-        return len(self._by_id)
-
-    def find(self, item: Any, key: str) -> _Baseline | None:
-        entry = self._by_id.get(id(item))
-        return None if entry is None else entry[1].get(key)
-
-    def add(self, item: Any, key: str, baseline: _Baseline) -> None:
-        number, by_id = id(item), self._by_id
-        if number not in by_id:
-            try:
-                reference = weakref.ref(item, lambda _: by_id.pop(number, None))
-            except TypeError:
-                raise TypeError(
-                    f"{type(item).__name__} (storage key {key!r}) takes no weak references, so its changes cannot be tracked: "
-                    "derive it from StoreItem, or use on_conflict='overwrite'"
-                ) from None
-            by_id[number] = reference, {}
-        by_id[number][1][key] = baseline
-
-
-@dataclass(slots=True)
-class _Mark:
-    """That a key has nothing, as far as a turn knows."""
-
-    why: Literal["absent", "deleted"] | None
-
-
-# The keys that each turn (a task, with the tasks it starts) knows to be missing, by storage and key. Replaced and never changed
-# in place, since other turns share the old value.
-_marks: ContextVar[dict[tuple[object, str], _Mark] | None] = ContextVar("_marks", default=None)
+_LONGEST_PAUSE: Final = 0.05
 
 
 class BotSessionStorage(Storage):
@@ -155,10 +93,10 @@ class BotSessionStorage(Storage):
         self._on_conflict = on_conflict
         self._owns_store = False
         self._names = Names(store.codec)
-        self._baselines = _Baselines()
+        self._baselines = Baselines()
         # The lock of each session. An entry lives while a task holds or awaits the lock.
         self._locks: WeakValueDictionary[tuple[str, str], asyncio.Lock] = WeakValueDictionary()
-        self._me = object()
+        self._marks = Marks()
 
     @classmethod
     def from_url(cls, url: str, *, on_conflict: OnConflict = "merge", **options: Unpack[StoreOptions]) -> Self:
@@ -208,9 +146,9 @@ class BotSessionStorage(Storage):
         items: dict[str, StoreItemT] = {}
         for key, loaded in zip(keys, await asyncio.gather(*loads), strict=True):
             if loaded is None:
-                self._note(key, "absent")
+                self._marks.add(key, "absent")
                 continue
-            self._forget(key)
+            self._marks.clear(key)
             session = loaded.session
             # Any: the SDK declares that the method returns any StoreItem.
             item: Any = target_cls.from_json_to_store_item(self._names.unpack(session.data))
@@ -258,7 +196,7 @@ class BotSessionStorage(Storage):
         with spans.StorageDelete(len(doomed)):
             await _all_of("deleted", {key: self._store.delete(*_ids(key)) for key in doomed})
         for key in doomed:
-            self._note(key, "deleted")
+            self._marks.add(key, "deleted")
 
     async def aclose(self) -> None:
         """Closes the store if it is the storage's own."""
@@ -287,27 +225,27 @@ class BotSessionStorage(Storage):
             try:
                 version = await self._save(baseline, data, merge=self._on_conflict == "merge")
             except SessionGone:
-                if not (isinstance(item, CachedAgentState) and self._marked(key) == "deleted"):
+                if not (isinstance(item, CachedAgentState) and self._marks.find(key) == "deleted"):
                     raise
                 # AgentState.delete leaves the state in memory, and AgentApplication saves it at the end of the turn.
                 logger.warning(
                     "session %s was deleted by this turn: what the turn saves of it is dropped", self._store.key(*ids)
                 )
                 return
-        self._forget(key)
+        self._marks.clear(key)
         _set_tag(item, version)
 
-    def _baseline_of(self, key: str, item: StoreItem) -> _Baseline | None:
+    def _baseline_of(self, key: str, item: StoreItem) -> Baseline | None:
         # A caller that deletes an item and then writes it wants it to exist. AgentState writes what it deleted by itself.
-        is_recreated = self._marked(key) == "deleted" and not isinstance(item, CachedAgentState)
+        is_recreated = self._marks.find(key) == "deleted" and not isinstance(item, CachedAgentState)
         return None if is_recreated else self._baselines.find(item, key)
 
-    def _replaces(self, key: str, item: StoreItem, baseline: _Baseline | None) -> bool:
+    def _replaces(self, key: str, item: StoreItem, baseline: Baseline | None) -> bool:
         if self._on_conflict == "overwrite":
             return True
-        return baseline is None and not isinstance(item, CachedAgentState) and self._marked(key) is None
+        return baseline is None and not isinstance(item, CachedAgentState) and self._marks.find(key) is None
 
-    async def _save_at(self, version: int, ids: tuple[str, str], baseline: _Baseline | None, data: dict[str, Any]) -> int:
+    async def _save_at(self, version: int, ids: tuple[str, str], baseline: Baseline | None, data: dict[str, Any]) -> int:
         """Replaces what has that version."""
         if baseline is None or baseline.expected != version:
             loaded = await self._store.load(*ids)
@@ -317,7 +255,7 @@ class BotSessionStorage(Storage):
             baseline = self._baseline(ids, loaded)
         return await self._save(baseline, data, always=True)
 
-    async def _save(self, baseline: _Baseline, data: dict[str, Any], *, merge: bool = False, always: bool = False) -> int:
+    async def _save(self, baseline: Baseline, data: dict[str, Any], *, merge: bool = False, always: bool = False) -> int:
         """Sends what has changed since the baseline, and moves that on; with ``always``, also where nothing has changed."""
         # One turn of this process at a time, so only other processes can make a merge conflict.
         async with self._locks.setdefault(baseline.ids, asyncio.Lock()):
@@ -341,7 +279,7 @@ class BotSessionStorage(Storage):
             baseline.since = version
             return version
 
-    async def _merge(self, baseline: _Baseline, changes: Changes) -> int:
+    async def _merge(self, baseline: Baseline, changes: Changes) -> int:
         attempt = 0
         while True:
             attempt += 1
@@ -357,7 +295,7 @@ class BotSessionStorage(Storage):
                     raise
             await asyncio.sleep(random.uniform(0, min(_LONGEST_PAUSE, 0.001 * attempt)))  # noqa: S311 - jitter
 
-    def _refuse_clashes(self, baseline: _Baseline, changes: Changes, current: BotSession) -> None:
+    def _refuse_clashes(self, baseline: Baseline, changes: Changes, current: BotSession) -> None:
         ours, theirs = _outcome(changes), _outcome(baseline.snapshot.changes_in(current))
         # Two counters that start from the same value reach the same value, and one of the two counts would be lost.
         clashes = [
@@ -375,26 +313,11 @@ class BotSessionStorage(Storage):
             f"session {key}: {what}; nothing was written, read it again", key=key, expected=expected, actual=actual
         )
 
-    def _baseline(self, ids: tuple[str, str], loaded: Loaded) -> _Baseline:
+    def _baseline(self, ids: tuple[str, str], loaded: Loaded) -> Baseline:
         session, store = loaded.session, self._store
         key = store.key(*ids)
         snapshot = Snapshot(session, store.codec, max_bytes=store.max_bytes, key=key, packed=loaded.packed)
-        return _Baseline(ids, session, snapshot, session.version, session.version or None)
-
-    def _note(self, key: str, why: Literal["absent", "deleted"]) -> None:
-        marks = dict(_marks.get() or {})
-        marks.pop((self._me, key), None)
-        marks[self._me, key] = _Mark(why)
-        _marks.set(dict([*marks.items()][-_MAX_MARKS:]))
-
-    def _forget(self, key: str) -> None:
-        # In the mark itself, which the task that has read and its child that writes share.
-        if mark := (_marks.get() or {}).get((self._me, key)):
-            mark.why = None
-
-    def _marked(self, key: str) -> Literal["absent", "deleted"] | None:
-        mark = (_marks.get() or {}).get((self._me, key))
-        return None if mark is None else mark.why
+        return Baseline(ids, session, snapshot, session.version, session.version or None)
 
 
 def _ids(key: str) -> tuple[str, str]:

@@ -10,6 +10,11 @@ Where things are, for the bot with the id 777:
     callback_data            user "bot.777", channel "callback_data", a top-level key for each keyboard and each query
     conversation (-5, 42)    user "bot.777.conversations.<name>", channel "-5.42"
 
+When PTB writes: at each ``update_interval`` and at shutdown it deep-copies each dict that may have changed, calls the
+``update_...`` method of its kind with the copy, one after the other, and awaits all the coroutines afterwards. Meanwhile a
+``refresh_...`` before another update may merge new data into the original. So a write compares the copy with the base at the
+time of the call, and the writes of one dict wait for each other.
+
 Each key of such a dict is a top-level key of its session. ``store.clear(42)`` removes the user_data of 42, and the chat_data of
 their private chat, which has the same id.
 """
@@ -375,7 +380,7 @@ class BotSessionPersistence(BasePersistence[Data, Data, Data]):
             # Before the load, which would otherwise bring a dropped session back.
             await self._pending.drop(copy.address)
             loaded = await self.store.load(*copy.address, touch=self._renews_ttl)
-            # Unless it was dropped meanwhile.
+            # Not if the copy was dropped meanwhile.
             if self._copies.get(copy.address) is copy:
                 self._take_over(copy, local, loaded)
 

@@ -21,6 +21,11 @@ class RecordContract(Harness):
     # --- get and set
 
     @check()
+    async def test_store_ping_reaches_the_store(self, store: BotSessionStore) -> None:
+        await store.ping()
+        assert await store.size() == 0
+
+    @check()
     async def test_store_session_that_is_not_there_is_none(self, store: BotSessionStore) -> None:
         assert await store.get("u", "c") is None
         assert await store.get("u", "c", touch=True) is None

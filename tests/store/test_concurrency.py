@@ -67,19 +67,19 @@ async def run_workers(task: str, url: str, prefix: str, each: int, version: int 
     return [int(output) for output, _ in outputs]
 
 
-async def test_store_thousand_updates_of_different_keys_are_all_kept(url: str, prefix: str, store: SessionStore) -> None:
+async def test_update_keeps_a_thousand_changes_of_four_processes(url: str, prefix: str, store: SessionStore) -> None:
     assert await run_workers("update", url, prefix, EACH) == [EACH] * PROCESSES
     expected = {f"{worker}-{n}": n for worker in range(PROCESSES) for n in range(EACH)}
     assert len(expected) == 1000
     assert (await load(store)).data == expected
 
 
-async def test_store_thousand_modifies_of_one_key_all_count(url: str, prefix: str, store: SessionStore) -> None:
+async def test_modify_counts_a_thousand_calls_of_four_processes(url: str, prefix: str, store: SessionStore) -> None:
     assert await run_workers("modify", url, prefix, EACH) == [EACH] * PROCESSES
     assert (await load(store)).data == {"count": 1000}
 
 
-async def test_store_thousand_handlers_at_once_keep_all_their_changes(url: str, prefix: str, store: SessionStore) -> None:
+async def test_live_session_keeps_changes_of_a_thousand_handlers(url: str, prefix: str, store: SessionStore) -> None:
     await store.update("u", "c", {"start": True})
     assert await run_workers("handle", url, prefix, EACH) == [EACH] * PROCESSES
     expected = {f"{worker}-{n}": {"nested": [n]} for worker in range(PROCESSES) for n in range(EACH)}
@@ -87,9 +87,7 @@ async def test_store_thousand_handlers_at_once_keep_all_their_changes(url: str, 
 
 
 @pytest.mark.parametrize("start", ["new", "there"])
-async def test_store_one_of_many_compare_and_sets_of_many_processes_wins(
-    start: str, url: str, prefix: str, store: SessionStore
-) -> None:
+async def test_expected_version_lets_one_of_four_processes_win(start: str, url: str, prefix: str, store: SessionStore) -> None:
     version = await store.update("u", "c", {"n": 0}) if start == "there" else 0
     assert sum(await run_workers("compare_and_set", url, prefix, 50, version)) == 1
     with pytest.raises(VersionConflict):

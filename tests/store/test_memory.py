@@ -44,7 +44,7 @@ def store(clock: Clock) -> MemorySessionStore:
     return MemorySessionStore(ttl=100, clock=clock, cleanup_interval=None)
 
 
-async def test_memory_store_given_clock_is_the_only_one(store: MemorySessionStore, clock: Clock) -> None:
+async def test_memory_uses_the_given_clock_only(store: MemorySessionStore, clock: Clock) -> None:
     await store.update("u", "c", {"n": 1})
     session = await load(store)
     assert session.created_at == session.updated_at == datetime(2026, 1, 1, tzinfo=UTC)
@@ -59,7 +59,7 @@ async def test_memory_store_given_clock_is_the_only_one(store: MemorySessionStor
     assert await store.size() == 0
 
 
-async def test_memory_store_expires_at_by_the_given_clock(store: MemorySessionStore, clock: Clock) -> None:
+async def test_memory_expires_at_follows_the_given_clock(store: MemorySessionStore, clock: Clock) -> None:
     deadline = datetime.fromtimestamp(clock.now + 150, UTC)
     await store.set("u", "c", BotSession("u", "c", expires_at=deadline))
     clock.now += 149
@@ -70,7 +70,7 @@ async def test_memory_store_expires_at_by_the_given_clock(store: MemorySessionSt
         await store.update("u", "c", {"n": 1}, create=False)
 
 
-async def test_memory_store_versions_grow_whatever_the_clock_does(store: MemorySessionStore, clock: Clock) -> None:
+async def test_memory_versions_grow_when_the_clock_goes_back(store: MemorySessionStore, clock: Clock) -> None:
     versions = []
     for n in range(5):
         versions.append(await store.update("u", "c", {"n": n}))
@@ -79,7 +79,7 @@ async def test_memory_store_versions_grow_whatever_the_clock_does(store: MemoryS
     assert versions == sorted(set(versions))
 
 
-async def test_memory_store_cleanup_forgets_what_has_expired(store: MemorySessionStore, clock: Clock) -> None:
+async def test_memory_cleanup_removes_expired_sessions(store: MemorySessionStore, clock: Clock) -> None:
     for n in range(10):
         await store.update("u", n, {"n": n})
     clock.now += 50
@@ -91,7 +91,7 @@ async def test_memory_store_cleanup_forgets_what_has_expired(store: MemorySessio
     assert await store.channels("u") == ["late"]
 
 
-async def test_memory_store_cleanup_runs_by_itself_until_destroy(clock: Clock) -> None:
+async def test_memory_cleanup_runs_by_itself_until_destroy(clock: Clock) -> None:
     store = memory_store(ttl=1, clock=clock, cleanup_interval=0.001)
     for n in range(3):
         await store.update("u", n, {"n": n})
@@ -109,7 +109,7 @@ async def test_memory_store_cleanup_runs_by_itself_until_destroy(clock: Clock) -
     assert store.cleanup() == 1
 
 
-async def test_memory_store_store_that_nobody_has_is_not_kept_by_its_cleanup() -> None:
+async def test_memory_cleanup_does_not_keep_the_store_alive() -> None:
     store = memory_store(cleanup_interval=0.001)
     await store.update("u", "c", {"n": 1})
     gone = weakref.ref(store)
@@ -118,7 +118,7 @@ async def test_memory_store_store_that_nobody_has_is_not_kept_by_its_cleanup() -
     assert gone() is None
 
 
-def test_memory_store_store_lives_through_several_event_loops(clock: Clock) -> None:
+def test_memory_works_in_several_event_loops(clock: Clock) -> None:
     store = memory_store(clock=clock, cleanup_interval=0.001, ttl=1)
     asyncio.run(store.update("u", "a", {"n": 1}))
     asyncio.run(store.update("u", "b", {"n": 1}))
@@ -134,14 +134,14 @@ def test_memory_store_store_lives_through_several_event_loops(clock: Clock) -> N
     assert store.cleanup() == 0
 
 
-async def test_memory_store_closed_store_refuses_with_the_reason() -> None:
+async def test_memory_refuses_calls_when_closed() -> None:
     async with memory_store() as store:
         await store.update("u", "c", {"n": 1})
     with pytest.raises(SessionError, match="closed"):
         await store.get("u", "c")
 
 
-async def test_memory_store_destroy_leaves_what_is_stored_readable() -> None:
+async def test_memory_destroy_leaves_sessions_readable() -> None:
     store = memory_store()
     await store.update("u", "c", {"n": 1})
     store.destroy()
@@ -150,11 +150,11 @@ async def test_memory_store_destroy_leaves_what_is_stored_readable() -> None:
 
 
 @pytest.mark.parametrize("interval", [0, -1.0])
-def test_memory_store_bad_cleanup_interval_is_refused(interval: float) -> None:
+def test_memory_refuses_a_bad_cleanup_interval(interval: float) -> None:
     with pytest.raises(ValueError, match="cleanup_interval"):
         memory_store(cleanup_interval=interval)
 
 
-def test_memory_store_bad_ttl_is_refused() -> None:
+def test_memory_refuses_a_bad_ttl() -> None:
     with pytest.raises(ValueError, match="ttl"):
         memory_store(ttl=timedelta(0))

@@ -20,7 +20,7 @@ DAY_MS = 86_400_000
 Write = Callable[[], Awaitable[object]]
 
 
-async def test_redis_store_layout_is_as_documented(client: redis.asyncio.Redis, store: SessionStore, prefix: str) -> None:
+async def test_layout_in_redis_is_as_documented(client: redis.asyncio.Redis, store: SessionStore, prefix: str) -> None:
     key, index = f"{prefix}{{a%3Ab}}:%2A".encode(), f"{prefix}{{a%3Ab}}".encode()
     version = await store.update("a:b", "*", {"step": "name", "n": 1})
     assert await client.hgetall(key) == {
@@ -41,14 +41,14 @@ async def test_redis_store_layout_is_as_documented(client: redis.asyncio.Redis, 
     assert set(await client.keys()) == {key, index}
 
 
-async def test_redis_store_metadata_and_keys_of_a_user_never_collide(store: SessionStore) -> None:
+async def test_layout_metadata_never_collides_with_top_level_keys(store: SessionStore) -> None:
     data = {"v": 1, "c": 2, "e": 3, "o": 4, "s": 5, "\xff": 6, "\xffv": 7, "\udcffv": 8}
     await store.set("u", "c", BotSession("u", "c", data))
     await store.update("u", "c", {"\udcffv": 10})
     assert (await load(store)).data == {**data, "\udcffv": 10}
 
 
-async def test_set_keeps_created_at_apart_from_the_birth_of_the_session(
+async def test_set_keeps_created_at_apart_from_the_first_version(
     client: redis.asyncio.Redis, store: SessionStore, keys: Keys
 ) -> None:
     # A created_at by a client whose clock is ahead must not make the session look younger than its versions.
@@ -69,9 +69,7 @@ async def test_set_keeps_created_at_apart_from_the_birth_of_the_session(
 # --- expiry and the index
 
 
-async def test_redis_store_every_write_leaves_a_ttl_and_a_listed_session(
-    client: redis.asyncio.Redis, url: str, prefix: str
-) -> None:
+async def test_index_lists_a_session_with_a_ttl_after_every_write(client: redis.asyncio.Redis, url: str, prefix: str) -> None:
     deadline = datetime.now(UTC) + timedelta(minutes=30)
     async with SessionStore.from_url(url, prefix=prefix, ttl=100) as store:
         keys = Keys(prefix)
@@ -91,7 +89,7 @@ async def test_redis_store_every_write_leaves_a_ttl_and_a_listed_session(
         assert await client.pttl(keys.index("u")) <= 100_000 * 17 / 16
 
 
-async def test_redis_store_without_a_ttl_nothing_expires_and_the_ttl_comes_back(
+async def test_ttl_none_removes_the_expiry_and_a_ttl_restores_it(
     client: redis.asyncio.Redis, url: str, prefix: str, keys: Keys
 ) -> None:
     key, index = keys.session("u", "c"), keys.index("u")
@@ -115,7 +113,7 @@ async def test_redis_store_without_a_ttl_nothing_expires_and_the_ttl_comes_back(
         assert await client.pttl(index) > 0
 
 
-async def test_redis_store_deadline_with_many_zeros(client: redis.asyncio.Redis, store: SessionStore, keys: Keys) -> None:
+async def test_expires_at_accepts_a_time_with_many_zeros(client: redis.asyncio.Redis, store: SessionStore, keys: Keys) -> None:
     # 2e12 ms: were the score of the index written like that, PEXPIREAT would not take it.
     deadline = datetime.fromtimestamp(2_000_000_000, UTC)
     await store.update("u", "c", {"n": 1}, expires_at=deadline)
@@ -126,7 +124,7 @@ async def test_redis_store_deadline_with_many_zeros(client: redis.asyncio.Redis,
     assert await client.pttl(keys.index("u")) >= await client.pttl(keys.session("u", "c")) > DAY_MS
 
 
-async def test_redis_store_index_forgets_expired_entries_at_each_change(
+async def test_index_drops_expired_entries_with_each_write(
     client: redis.asyncio.Redis, url: str, prefix: str, keys: Keys
 ) -> None:
     async with SessionStore.from_url(url, prefix=prefix, ttl=0.1) as short, SessionStore.from_url(url, prefix=prefix) as day:
@@ -148,7 +146,7 @@ async def test_redis_store_index_forgets_expired_entries_at_each_change(
             await day.delete("u", "b")
 
 
-async def test_redis_store_entry_lives_as_long_as_its_session_and_hardly_longer(
+async def test_index_entry_lives_about_as_long_as_its_session(
     client: redis.asyncio.Redis, url: str, prefix: str, keys: Keys
 ) -> None:
     async with SessionStore.from_url(url, prefix=prefix, ttl=1600) as store:
@@ -189,9 +187,7 @@ async def _is_over(client: redis.asyncio.Redis, index: bytes, member: bytes) -> 
     return (await client.zscore(index, member) or 0) < seconds * 1000 + micros // 1000
 
 
-async def test_redis_store_ten_thousand_short_sessions_leave_nothing_behind(
-    client: redis.asyncio.Redis, url: str, prefix: str
-) -> None:
+async def test_ttl_leaves_nothing_of_ten_thousand_sessions(client: redis.asyncio.Redis, url: str, prefix: str) -> None:
     async with SessionStore.from_url(url, prefix=prefix, ttl=0.2) as store:
         ids = [(user, channel) for user in range(100) for channel in range(100)]
         await asyncio.gather(*(store.update(*pair, {"n": 1}) for pair in ids))
@@ -203,7 +199,7 @@ async def test_redis_store_ten_thousand_short_sessions_leave_nothing_behind(
 
 
 @pytest.mark.parametrize("hours", [-1, 1], ids=["an hour behind", "an hour ahead"])
-async def test_redis_store_rolling_ttl_does_not_notice_the_clients_clock(
+async def test_ttl_ignores_the_clock_of_the_client(
     hours: int, client: redis.asyncio.Redis, store: SessionStore, keys: Keys
 ) -> None:
     real = datetime.now(UTC)
@@ -227,7 +223,7 @@ async def test_redis_store_rolling_ttl_does_not_notice_the_clients_clock(
 # --- clear
 
 
-async def test_clear_takes_all_that_was_there_while_others_create(client: redis.asyncio.Redis, store: SessionStore) -> None:
+async def test_clear_removes_all_sessions_while_others_create(client: redis.asyncio.Redis, store: SessionStore) -> None:
     for first in range(0, 20_000, 2_000):
         await asyncio.gather(*(store.update("u", n, {"n": 1}) for n in range(first, first + 2_000)))
     await client.config_resetstat()
@@ -284,7 +280,7 @@ async def _sent(client: redis.asyncio.Redis) -> tuple[dict[str, int], int]:
     return sent, (await client.info("stats"))["total_reads_processed"] - 2
 
 
-async def test_redis_store_session_costs_one_or_two_round_trips(client: redis.asyncio.Redis, store: SessionStore) -> None:
+async def test_middleware_needs_one_round_trip_or_two_with_changes(client: redis.asyncio.Redis, store: SessionStore) -> None:
     middleware = SessionMiddleware(store, key=lambda ctx: ctx.ids)
     ctx = _Ctx()
 
@@ -318,7 +314,7 @@ async def test_redis_store_session_costs_one_or_two_round_trips(client: redis.as
 # --- what is damaged
 
 
-async def test_redis_store_damaged_session_is_told_and_can_be_got_rid_of(
+async def test_get_raises_for_a_damaged_session_that_can_be_removed(
     client: redis.asyncio.Redis, store: SessionStore, keys: Keys
 ) -> None:
     key = keys.session("u", "c")
@@ -355,7 +351,7 @@ async def test_redis_store_damaged_session_is_told_and_can_be_got_rid_of(
             assert (session and session.data) == ({"a": 2} if name == "set" else None)
 
 
-async def test_update_writes_nothing_into_a_hash_that_is_not_its_session(
+async def test_update_writes_nothing_into_a_foreign_or_damaged_hash(
     client: redis.asyncio.Redis, store: SessionStore, keys: Keys
 ) -> None:
     key = keys.session("u", "c")
@@ -387,7 +383,7 @@ async def test_update_writes_nothing_into_a_hash_that_is_not_its_session(
     assert await client.hgetall(key) == {b"a": b"\x01"}
 
 
-async def test_redis_store_session_handed_out_is_always_of_the_one_who_asked(
+async def test_get_refuses_the_renamed_session_of_another_user(
     client: redis.asyncio.Redis, store: SessionStore, keys: Keys
 ) -> None:
     await store.update("alice", "c", {"secret": 1})
@@ -396,7 +392,7 @@ async def test_redis_store_session_handed_out_is_always_of_the_one_who_asked(
         await store.get("bob", "c")
 
 
-async def test_channels_lists_only_what_is_there(client: redis.asyncio.Redis, store: SessionStore, keys: Keys) -> None:
+async def test_channels_leaves_out_deleted_keys(client: redis.asyncio.Redis, store: SessionStore, keys: Keys) -> None:
     for channel in "abc":
         await store.update("u", channel, {"n": 1})
     # As an operator does, or an eviction.
@@ -405,7 +401,7 @@ async def test_channels_lists_only_what_is_there(client: redis.asyncio.Redis, st
     assert await store.clear("u") == 2
 
 
-async def test_scan_passes_over_keys_of_others(client: redis.asyncio.Redis, store: SessionStore, prefix: str) -> None:
+async def test_scan_skips_foreign_keys(client: redis.asyncio.Redis, store: SessionStore, prefix: str) -> None:
     await store.update("u", "c", {"n": 1})
     await client.set(f"{prefix}{{u}}:text", "not a hash")
     await client.hset(f"{prefix}{{u}}:not escaped", "a", "1")
@@ -416,7 +412,7 @@ async def test_scan_passes_over_keys_of_others(client: redis.asyncio.Redis, stor
     assert await store.size() == 1
 
 
-async def test_redis_store_loads_lost_scripts_again(client: redis.asyncio.Redis, store: SessionStore) -> None:
+async def test_store_loads_scripts_again_after_a_flush(client: redis.asyncio.Redis, store: SessionStore) -> None:
     for n in range(5):
         await client.script_flush()
         await store.update("u", "c", {"n": n})

@@ -39,7 +39,9 @@ async def assert_no_half_session(client: redis.asyncio.Redis, keys: Keys) -> Non
         assert await client.zscore(keys.index(ids[0]), ids[1]) is not None
 
 
-async def test_refused_write_out_of_memory(client: redis.asyncio.Redis, store: SessionStore, keys: Keys) -> None:
+async def test_store_leaves_no_half_session_when_out_of_memory(
+    client: redis.asyncio.Redis, store: SessionStore, keys: Keys
+) -> None:
     await store.update("u", "there", {"old": 1})
     before = await client.hgetall(keys.session("u", "there"))
     await client.config_set("maxmemory", 1)
@@ -59,7 +61,7 @@ async def test_refused_write_out_of_memory(client: redis.asyncio.Redis, store: S
     assert await client.dbsize() == 0
 
 
-async def test_refused_write_key_of_another_type_is_left_alone(
+async def test_store_leaves_a_key_of_another_type_unchanged(
     client: redis.asyncio.Redis, store: SessionStore, keys: Keys
 ) -> None:
     await client.set(keys.session("u", "taken"), "text")
@@ -81,9 +83,7 @@ async def test_refused_write_key_of_another_type_is_left_alone(
     assert not await client.exists(keys.session("v", "new"))
 
 
-async def test_refused_write_replica_refuses_writes_and_nothing_changes(
-    client: redis.asyncio.Redis, store: SessionStore, keys: Keys
-) -> None:
+async def test_store_changes_nothing_on_a_replica(client: redis.asyncio.Redis, store: SessionStore, keys: Keys) -> None:
     await store.update("u", "there", {"old": 1})
     before = await client.hgetall(keys.session("u", "there"))
     await client.replicaof("127.0.0.1", "1")
@@ -103,7 +103,7 @@ async def test_refused_write_replica_refuses_writes_and_nothing_changes(
 @pytest.mark.parametrize(
     "denied", ["zadd", "zrange", "zremrangebyscore", "pexpireat", "persist", "hset", "hdel", "time", "hmget", "unlink", "zrem"]
 )
-async def test_refused_write_user_without_one_permission_leaves_no_half_session(
+async def test_store_leaves_no_half_session_without_a_permission(
     denied: str, client: redis.asyncio.Redis, url: str, prefix: str, keys: Keys, store: SessionStore
 ) -> None:
     await client.acl_setuser("limited", enabled=True, passwords=["+secret"], keys=["*"], commands=["+@all", f"-{denied}"])

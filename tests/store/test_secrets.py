@@ -90,7 +90,7 @@ async def error_of(call: Awaitable[object], *kinds: type[BaseException]) -> Base
     return caught.value
 
 
-async def test_secrets_password_shows_nowhere(place: Place, prefix: str, caplog: pytest.LogCaptureFixture) -> None:
+async def test_store_shows_the_password_nowhere(place: Place, prefix: str, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
     errors: list[BaseException] = []
 

@@ -73,7 +73,7 @@ def in_threads(count: int, work: Callable[[int], object]) -> None:
         list(threads.map(begin, range(count)))
 
 
-def test_sync_store_live_session(blocking: sync.SessionStore) -> None:
+def test_sync_live_session_saves_changes(blocking: sync.SessionStore) -> None:
     with blocking.session("u", "c") as session:
         session.data["cart"] = [{"n": 1}]
         session.update({"step": "name"})
@@ -91,7 +91,7 @@ def test_sync_store_live_session(blocking: sync.SessionStore) -> None:
     assert list(blocking.scan()) == []
 
 
-def test_sync_store_threads_lose_nothing(blocking: sync.SessionStore) -> None:
+def test_sync_keeps_changes_of_all_threads(blocking: sync.SessionStore) -> None:
     def count(session: BotSession) -> None:
         session.data["count"] = session.data.get("count", 0) + 1
 
@@ -108,13 +108,13 @@ def test_sync_store_threads_lose_nothing(blocking: sync.SessionStore) -> None:
     assert data_of(blocking) == {**expected, **own, "count": 160}
 
 
-def test_sync_store_threads_that_share_a_live_session_wait_for_each_other(blocking: sync.SessionStore) -> None:
+def test_sync_live_session_can_be_shared_by_threads(blocking: sync.SessionStore) -> None:
     with blocking.session("u", "c") as session:
         in_threads(8, lambda n: session.update({str(n): n}))
     assert data_of(blocking) == {str(n): n for n in range(8)}
 
 
-def test_sync_store_threads_that_encode_at_once_do_not_meet(prefix: str, newest_url: str) -> None:
+def test_sync_codec_can_be_shared_by_threads(prefix: str, newest_url: str) -> None:
     class Slow:
         """Lets other threads run in the middle of packing it."""
 
@@ -128,13 +128,13 @@ def test_sync_store_threads_that_encode_at_once_do_not_meet(prefix: str, newest_
             assert (data["a"], data["slow"][0], data["slow"][2], data["z"]) == ([n] * 50, n, n, {n: n})
 
 
-def test_sync_store_more_threads_than_connections_wait_for_their_turn(newest_url: str, prefix: str) -> None:
+def test_sync_threads_wait_for_a_free_connection(newest_url: str, prefix: str) -> None:
     with redis.Redis.from_url(newest_url, max_connections=2) as client, sync.SessionStore(client, prefix=prefix) as store:
         in_threads(16, lambda n: [store.update(n, "c", {"n": m}) for m in range(10)])
         assert store.size() == 16
 
 
-def test_sync_store_store_of_before_a_fork_is_of_use_in_the_child(newest_url: str, prefix: str) -> None:
+def test_sync_works_in_parent_and_child_after_a_fork(newest_url: str, prefix: str) -> None:
     code = """
 import os, sys
 from redis_botsession import sync
@@ -154,7 +154,7 @@ print(len(store.get("u", "c").data), status)
     assert run.stdout == "201 0\n"
 
 
-def test_sync_store_child_does_not_wait_for_threads_of_its_parent(newest_url: str, prefix: str) -> None:
+def test_sync_fork_does_not_inherit_a_busy_connection(newest_url: str, prefix: str) -> None:
     code = """
 import os, sys, threading
 from redis_botsession import sync
@@ -200,7 +200,7 @@ class Interruptible(redis.Connection):
 
 
 @pytest.mark.parametrize("before_reply", [1, 2])
-def test_sync_store_interrupted_call_leaves_no_reply_to_the_next(before_reply: int) -> None:
+def test_sync_interrupted_call_leaves_no_reply_behind(before_reply: int) -> None:
     with (
         LocalServer(find_server(), tcp=True) as server,
         redis.Redis(connection_pool=redis.ConnectionPool.from_url(server.url, connection_class=Interruptible)) as client,
@@ -220,7 +220,7 @@ def test_sync_store_interrupted_call_leaves_no_reply_to_the_next(before_reply: i
         assert [thread.submit(data_of, store, user).result() for user in "bab"] == [{"whose": user} for user in "bab"]
 
 
-def test_sync_store_handler_that_raises_oserror_leaves_no_reply(
+def test_sync_timeout_of_a_signal_handler_leaves_no_reply_behind(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     # What the handler of an alarm raises mostly.
@@ -264,7 +264,7 @@ WRITES: dict[str, Callable[[sync.SessionStore], object]] = {
 
 
 @pytest.mark.parametrize("write", WRITES.values(), ids=WRITES)
-async def test_sync_store_write_without_a_reply_is_not_sent_again(
+async def test_sync_does_not_resend_a_write(
     write: Callable[[sync.SessionStore], object], blocking: sync.SessionStore, proxy: ReplyLosingProxy, prefix: str
 ) -> None:
     # The scripts are loaded: a NOSCRIPT would be the reply that is lost.
@@ -280,7 +280,7 @@ async def test_sync_store_write_without_a_reply_is_not_sent_again(
         assert data_of(blocking) == {"n": 2}
 
 
-async def test_sync_store_what_does_no_harm_is_sent_again(
+async def test_sync_resends_calls_that_are_safe_to_repeat(
     blocking: sync.SessionStore, proxy: ReplyLosingProxy, prefix: str
 ) -> None:
     blocking.update("u", "c", {"n": 1})
@@ -302,7 +302,7 @@ async def test_sync_store_what_does_no_harm_is_sent_again(
             assert proxy.lose_replies == 0
 
 
-def test_sync_store_loads_lost_scripts_again(newest_url: str, blocking: sync.SessionStore) -> None:
+def test_sync_loads_scripts_again_after_a_flush(newest_url: str, blocking: sync.SessionStore) -> None:
     for n in range(2):
         with redis.Redis.from_url(newest_url) as client:
             client.script_flush()
@@ -310,7 +310,7 @@ def test_sync_store_loads_lost_scripts_again(newest_url: str, blocking: sync.Ses
     assert data_of(blocking) == {"0": 0, "1": 1}
 
 
-def test_sync_store_restarted_server_is_found_again() -> None:
+def test_sync_reconnects_to_a_restarted_server() -> None:
     with LocalServer(find_server(), tcp=True) as server:
         port = int(server.url.rsplit(":", 1)[1].split("/")[0])
         store = sync.SessionStore.from_url(server.url)
@@ -322,14 +322,14 @@ def test_sync_store_restarted_server_is_found_again() -> None:
         store.close()
 
 
-def test_sync_store_unix_socket_and_durable_writes() -> None:
+def test_sync_durable_write_over_a_unix_socket() -> None:
     with LocalServer(find_server()) as server, sync.SessionStore.from_url(server.url, replicas=1, wait_timeout=0.01) as store:
         with pytest.raises(SessionError, match="0 of 1 replicas"):
             store.update("u", "c", {"n": 1})
         assert data_of(store) == {"n": 1}
 
 
-async def test_sync_store_behind_sentinel() -> None:
+async def test_sync_follows_a_sentinel_failover() -> None:
     newest = next(server for server in SERVERS if server.id == "redis-8.2")
     with SentinelServers(*locate_or_skip(newest)) as servers, sync.SessionStore.from_url(servers.url) as store:
         store.update("u", "c", {"n": 1})
@@ -360,12 +360,12 @@ async def test_sync_store_behind_sentinel() -> None:
     ],
     ids=["asyncio", "fake asyncio", "url", "None"],
 )
-def test_sync_store_what_is_no_synchronous_client_is_refused(client: Any, words: str) -> None:
+def test_sync_refuses_other_kinds_of_client(client: Any, words: str) -> None:
     with pytest.raises(TypeError, match=words):
         sync.SessionStore(client)
 
 
-def test_sync_store_what_cannot_work_is_refused_at_once() -> None:
+def test_sync_refuses_bad_options_and_urls() -> None:
     with pytest.raises(ValueError, match="decode_responses"):
         sync.SessionStore(redis.Redis(decode_responses=True))
     with pytest.raises(ValueError, match="decode_responses"):
@@ -380,7 +380,7 @@ def test_sync_store_what_cannot_work_is_refused_at_once() -> None:
         sync.SessionStore.from_url("redis://localhost", replicas=1, wait_timeout=60)
 
 
-def test_sync_store_coroutine_function_is_no_function_for_modify(blocking: sync.SessionStore) -> None:
+def test_sync_modify_refuses_a_coroutine_function(blocking: sync.SessionStore) -> None:
     async def change(session: BotSession) -> None:
         session.data["n"] = 1
 
@@ -389,7 +389,7 @@ def test_sync_store_coroutine_function_is_no_function_for_modify(blocking: sync.
     assert blocking.get("u", "c") is None
 
 
-def test_sync_store_closed_store_says_so(newest_url: str, prefix: str) -> None:
+def test_sync_refuses_calls_when_closed(newest_url: str, prefix: str) -> None:
     store = sync.SessionStore.from_url(newest_url, prefix=prefix)
     store.update("u", "c", {"n": 1})
     store.close()
@@ -398,7 +398,7 @@ def test_sync_store_closed_store_says_so(newest_url: str, prefix: str) -> None:
         store.get("u", "c")
 
 
-async def test_sync_store_closing_leaves_no_connection() -> None:
+async def test_sync_close_leaves_no_connection() -> None:
     with LocalServer(find_server(), tcp=True) as server, redis.Redis.from_url(server.url) as watcher:
         store = sync.SessionStore.from_url(server.url)
         in_threads(4, lambda n: store.update(n, "c", {"n": 1}))
@@ -411,16 +411,22 @@ async def test_sync_store_closing_leaves_no_connection() -> None:
         await eventually(is_alone)
 
 
-def test_sync_store_closing_leaves_a_client_of_the_users_open(newest_url: str, prefix: str) -> None:
+def test_sync_close_leaves_a_given_client_open(newest_url: str, prefix: str) -> None:
     with redis.Redis.from_url(newest_url) as client:
         with sync.SessionStore(client, prefix=prefix) as store:
             store.update("u", "c", {"n": 1})
         assert client.ping()
 
 
-def test_sync_store_no_password_is_shown() -> None:
+def test_sync_shows_no_password() -> None:
     with sync.SessionStore.from_url("redis://:hidden@127.0.0.1:1/0", retry=None) as store:  # type: ignore[call-arg] # redis-py's, not in the TypedDict
         with pytest.raises(redis.ConnectionError) as caught:
             store.get("u", "c")
         assert "hidden" not in f"{caught.value} {store!r}"
         assert repr(store) == "<sync.SessionStore prefix='bot:session:'>"
+
+
+async def test_sync_store_session_in_an_async_with_says_what_to_do() -> None:
+    with sync.SessionStore.from_url("redis://localhost:6379/0") as store, pytest.raises(TypeError, match=r"plain 'with'"):
+        async with store.session(1, 2):  # type: ignore[attr-defined] # on purpose
+            pass

@@ -229,6 +229,20 @@ async def test_from_url_keeps_sessions_unless_given_a_ttl(
         await storage.close()
 
 
+async def test_get_data_of_a_session_without_ttl_starts_none(
+    newest_url: str, prefix: str, redis_client: redis.asyncio.Redis
+) -> None:
+    # As botsession migrate writes sessions that had no TTL at their source.
+    async with SessionStore.from_url(newest_url, prefix=prefix, ttl=None) as migrated:
+        await migrated.update(*ids_of(KEY), {"paid_until": "2030-01-01"})
+    storage = BotSessionStorage.from_url(newest_url, prefix=prefix)
+    try:
+        assert await storage.get_data(KEY) == {"paid_until": "2030-01-01"}
+        assert await redis_client.ttl(storage.store.key(*ids_of(KEY))) == -1
+    finally:
+        await storage.close()
+
+
 # --- at once
 
 

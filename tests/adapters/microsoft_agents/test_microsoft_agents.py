@@ -34,7 +34,7 @@ from redis_botsession import (
     VersionConflict,
 )
 from redis_botsession._session.record import Loaded
-from redis_botsession.adapters import microsoft_agents
+from redis_botsession.adapters import _agents_state
 from redis_botsession.adapters.microsoft_agents import BotSessionStorage
 from redis_botsession.testing.harness import ODD_IDS
 
@@ -579,7 +579,7 @@ async def test_agents_no_turn_knows_what_another_has_not_found(storage: BotSessi
 async def test_agents_long_tasks_forget_absent_keys(storage: BotSessionStorage) -> None:
     keys = [str(n) for n in range(1000)]
     assert await storage.read(keys, target_cls=Note) == {}
-    marks = microsoft_agents._marks.get()
+    marks = _agents_state._marks.get()
     assert marks is not None
     assert 0 < len(marks) <= 100
 

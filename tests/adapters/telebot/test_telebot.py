@@ -321,8 +321,11 @@ async def test_from_url_keeps_records_unless_given_a_ttl(
     async with redis.asyncio.Redis.from_url(newest_url) as client:
         with BotSessionStorage.from_url(newest_url, prefix=prefix, **options) as blocking:
             blocking.set_state(CHAT, USER, "s")
+            assert blocking.get_data(CHAT, USER) == {}
         async with AsyncBotSessionStorage.from_url(newest_url, prefix=prefix, **options) as storage:
             await storage.set_state(CHAT, USER + 1, "s")
+            async with storage.get_interactive_data(CHAT, USER + 1) as data:
+                assert data == {}
         for user in (USER, USER + 1):
             left = await client.pttl(f"{prefix}{{{user}}}:{CHAT}")
             assert least <= left <= max(least * 1.1, -1)
