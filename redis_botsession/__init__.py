@@ -2,9 +2,9 @@
 
 from ._codec.codec import Codec
 from ._session.changes import Write
-from ._session.live import BotSessionHelper
+from ._session.live_session import BotSessionHelper
 from ._session.record import KEEP, BotSession, Loaded
-from ._session.store import BotSessionStore
+from ._store.base import BotSessionStore
 from .errors import (
     CorruptSession,
     DurabilityUnproven,

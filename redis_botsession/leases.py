@@ -23,9 +23,9 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from ._protocol.replies import text_of
 from ._session.record import Id
-from ._session.store import BotSessionStore
 from ._session.times import ttl_to_ms
-from ._transport.command_store import CommandStore
+from ._store.base import BotSessionStore
+from ._store.command_store import CommandStore
 from ._transport.pubsub import Listener, Watch
 from .errors import OutcomeUnknown, SessionError
 
@@ -125,7 +125,7 @@ class _Queue:
         return not self._is_taken
 
     async def take(self) -> None:
-        """Waits for the turn."""
+        """Waits until it is this task's turn."""
         if self._is_taken:
             turn = asyncio.get_running_loop().create_future()
             self._waiting.append(turn)

@@ -16,7 +16,7 @@ from ._protocol.commands import Command, Commands
 from ._protocol.layout import CREATED_AT, EXPIRES_AT, OWNER, VERSION
 from ._protocol.replies import Status
 from ._session.times import DEFAULT_TTL, TTL
-from ._transport.command_store import CommandStore
+from ._store.command_store import CommandStore
 from .errors import SessionError
 
 T = TypeVar("T")

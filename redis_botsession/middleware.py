@@ -6,9 +6,9 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
-from ._session.live import BotSessionHelper
+from ._session.live_session import BotSessionHelper
 from ._session.record import Id
-from ._session.store import BotSessionStore
+from ._store.base import BotSessionStore
 from .errors import SessionGone
 
 T = TypeVar("T")

@@ -9,15 +9,15 @@ import redis.asyncio
 from ._codec.codec import DEFAULT_MAX_BYTES, Codec
 from ._protocol.commands import Commands
 from ._protocol.durability import DEFAULT_WAIT, durability_of
-from ._session.store import BotSessionStore
 from ._session.times import DEFAULT_TTL, TTL
+from ._store.base import BotSessionStore
+from ._store.command_store import CommandStore
 from ._transport.client import ClientExecutor
 from ._transport.cluster import ClusterExecutor
-from ._transport.command_store import CommandStore
 from ._transport.executor import Executor
+from ._transport.one_server import PipelinedExecutor, ServerExecutor
 from ._transport.options import DEFAULT_PREFIX, Options, StoreOptions
 from ._transport.sentinel import SentinelExecutor
-from ._transport.server import PipelinedExecutor, ServerExecutor
 
 __all__ = ["DEFAULT_PREFIX", "BotSessionStore", "SessionStore"]
 

@@ -26,13 +26,13 @@ import redis.sentinel
 from ._codec.codec import DEFAULT_MAX_BYTES, Codec
 from ._protocol.commands import Commands
 from ._protocol.durability import DEFAULT_WAIT, durability_of
-from ._session.live import LiveSession, LiveStore
+from ._session.live_session import LiveSession, LiveStore
 from ._session.record import BotSession, Id, Loaded
-from ._session.store import DEFAULT_ATTEMPTS, BotSessionStore
 from ._session.times import DEFAULT_TTL, TTL
-from ._transport.command_store import CommandStore
+from ._store.base import DEFAULT_ATTEMPTS, BotSessionStore
+from ._store.command_store import CommandStore
 from ._transport.options import DEFAULT_PREFIX, MAX_CONCURRENCY, Options, SyncStoreOptions
-from ._transport.threads import BlockingExecutor, iterate, run, turn_at
+from ._transport.without_event_loop import BlockingExecutor, iterate, run, turn_at
 
 __all__ = ["BotSessionHelper", "SessionStore"]
 

@@ -28,26 +28,26 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "errors": (),
     "_codec": ("types", "walk", "codec"),
     "codec": (),
-    "_session": ("times", "record", "changes", "live", "store"),
+    "_session": ("times", "record", "changes", "live_session"),
     "_protocol": ("layout", "scripts", "replies", "commands", "durability"),
     "_transport": (
         "executor",
-        "urls",
+        "url_parsing",
         "options",
         "redispy",
-        "failures",
+        "connection_errors",
         "pubsub",
         "client",
-        "threads",
-        "pipeline",
-        "link",
+        "without_event_loop",
+        "reply_matching",
+        "socket_takeover",
         "connection",
-        "server",
+        "one_server",
         "sentinel",
         "slot_map",
         "cluster",
-        "command_store",
     ),
+    "_store": ("base", "command_store"),
     "store": (),
     "sync": (),
     "memory": (),
@@ -189,14 +189,14 @@ def test_structure_frameworks_are_for_adapters_only() -> None:
 
 
 @pytest.mark.parametrize(
-    "module", ["store", "_session.store", "memory", "_session.live", "middleware", "_codec.codec", "embedded"]
+    "module", ["store", "_store.base", "memory", "_session.live_session", "middleware", "_codec.codec", "embedded"]
 )
 def test_structure_public_classes_have_docstrings(module: str) -> None:
     for owner in vars(importlib.import_module(f"redis_botsession.{module}")).values():
         if isinstance(owner, type) and owner.__module__ == f"redis_botsession.{module}" and not owner.__name__.startswith("_"):
             assert owner.__doc__, owner
             for name, member in vars(owner).items():
-                if callable(member) and not name.startswith("_") and module == "_session.store":
+                if callable(member) and not name.startswith("_") and module == "_store.base":
                     assert inspect.getdoc(getattr(owner, name)), f"{owner.__name__}.{name}"
 
 

@@ -20,12 +20,12 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from .._protocol.commands import Command
+from .connection_errors import is_final
 from .executor import Executor, PubSubConnection
-from .failures import is_final
+from .one_server import PipelinedExecutor, ServerConnections, connected
 from .options import HostPort, Options, StoreOptions, Target
-from .pipeline import Call, copy_of
 from .redispy import cluster_settings
-from .server import PipelinedExecutor, ServerConnections, connected
+from .reply_matching import Call, copy_of
 from .slot_map import SLOTS, SlotRange, parse_slots
 
 logger = logging.getLogger(__name__)

@@ -29,10 +29,10 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from .._protocol.commands import Command
 from .._protocol.durability import Durability
-from .failures import hinted, is_final
-from .link import Link
+from .connection_errors import hinted, is_final
 from .options import Options
-from .pipeline import Call, OutOfStepError, Pipeline
+from .reply_matching import Call, OutOfStepError, Pipeline
+from .socket_takeover import Link
 
 logger = logging.getLogger(__name__)
 

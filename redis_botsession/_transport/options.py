@@ -20,10 +20,10 @@ from redis.credentials import CredentialProvider
 from .._codec.codec import DEFAULT_MAX_BYTES, Codec
 from .._protocol.durability import DEFAULT_WAIT, Durability, durability_of
 from .._session.times import DEFAULT_TTL, TTL
-from .urls import HostPort as HostPort
-from .urls import Target as Target
-from .urls import no_databases
-from .urls import read_url as read_url
+from .url_parsing import HostPort as HostPort
+from .url_parsing import Target as Target
+from .url_parsing import no_databases
+from .url_parsing import read_url as read_url
 
 N = TypeVar("N", int, float)
 

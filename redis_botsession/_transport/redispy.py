@@ -55,7 +55,7 @@ def take_over(connection: Any) -> tuple[asyncio.StreamWriter, bytes]:
 
 
 def abort(connection: Any) -> None:
-    """Closes the socket of a redis-py asyncio connection at once, whoever reads from it."""
+    """Closes the socket of a redis-py asyncio connection at once, whether it is being read from or not."""
     connection._writer.transport.abort()
 
 

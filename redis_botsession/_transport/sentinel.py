@@ -24,8 +24,8 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 
 from .connection import RECONNECT_DELAYS
 from .executor import PubSubConnection
+from .one_server import ServerExecutor, connected
 from .options import HostPort, Options
-from .server import ServerExecutor, connected
 
 logger = logging.getLogger(__name__)
 

@@ -18,7 +18,7 @@ from aiogram.fsm.state import State
 from aiogram.fsm.storage.base import DEFAULT_DESTINY, BaseEventIsolation, BaseStorage, StateType, StorageKey
 
 from .._codec.codec import Codec
-from .._session.store import BotSessionStore
+from .._store.base import BotSessionStore
 from .._transport.options import StoreOptions
 from ..leases import DEFAULT_LEASE, Leases
 from ..store import SessionStore

@@ -25,7 +25,7 @@ from microsoft_agents.hosting.core.storage.telemetry import spans
 
 from .._session.changes import Changes, Snapshot
 from .._session.record import BotSession, Loaded
-from .._session.store import DEFAULT_ATTEMPTS, BotSessionStore
+from .._store.base import DEFAULT_ATTEMPTS, BotSessionStore
 from .._transport.options import StoreOptions
 from ..errors import SessionGone, VersionConflict
 from ..store import SessionStore
@@ -321,7 +321,7 @@ class BotSessionStorage(Storage):
 
 
 def _ids(key: str) -> tuple[str, str]:
-    """User and channel for a storage key, which they make up when put together without the "state"."""
+    """Splits a storage key into (user, channel): ``user + channel.removeprefix("state")`` is the key again."""
     if owned := _OWNED.fullmatch(key):
         return owned[1], _CHANNEL + (owned[2] or "")
     return key, _CHANNEL

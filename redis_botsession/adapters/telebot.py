@@ -26,11 +26,11 @@ from telebot.storage import StateStorageBase
 
 from .. import sync
 from .._codec.codec import Codec
-from .._session.live import BotSessionHelper, LiveSession
+from .._session.live_session import BotSessionHelper, LiveSession
 from .._session.record import BotSession, Id
-from .._session.store import BotSessionStore
+from .._store.base import BotSessionStore
 from .._transport.options import StoreOptions, SyncStoreOptions
-from .._transport.threads import run
+from .._transport.without_event_loop import run
 from ..errors import SessionGone
 from ..store import SessionStore
 from ._ids import STATE, Names, channel_of

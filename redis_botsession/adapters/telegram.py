@@ -31,7 +31,7 @@ from telegram.ext import BasePersistence, ConversationHandler, PersistenceInput
 
 from .._session.changes import Changes
 from .._session.record import Loaded
-from .._session.store import BotSessionStore
+from .._store.base import BotSessionStore
 from .._transport.options import StoreOptions
 from ..errors import CorruptSession, SessionGone, SessionTooLarge
 from ..store import SessionStore

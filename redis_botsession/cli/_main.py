@@ -31,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = _parser()
     options, unknown = parser.parse_known_args(argv)
     if unknown:
-        # Without their values: one may be a URL with a password.
+        # The names only: a value may be a URL with a password.
         names = ", ".join(word.partition("=")[0] if word.startswith("-") else "a value" for word in unknown)
         options.parser.error(f"unrecognized arguments: {names}")
     run: Callable[[argparse.Namespace], int] | None = options.run
@@ -57,7 +57,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 class _Parser(argparse.ArgumentParser):
-    """One whose exit status after a mistake in the arguments can be chosen."""
+    """An argument parser whose exit status after a mistake in the arguments can be chosen."""
 
     mistake = 2
 
@@ -118,7 +118,7 @@ def _add_doctor(commands: argparse._SubParsersAction[_Parser]) -> None:
             "2 something critical, 3 it could not find out (no connection, wrong password, a mistake in the arguments)."
         ),
     )
-    # 2 would be a critical finding.
+    # The exit status 2 means a critical finding here.
     doctor.mistake = 3
     doctor.add_argument(
         "--url",

@@ -1,4 +1,4 @@
-"""What a URL names: one server, a cluster, or a primary that Sentinels know. No message here holds any part of a password."""
+"""Reads a URL: which servers it names, and how to label it without a password. No message holds any part of a password."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .._transport.options import THREADS_CLASSES, connection_options, for_sentin
 
 
 class BadURL(ValueError):
-    """A URL that names no server. The message has nothing of it."""
+    """A URL that names no server. The message holds no part of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +34,7 @@ class Host:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What a URL names.
+    """The servers that a URL names: one server, a cluster, or the primary behind sentinels.
 
     Attributes:
         kind: "" for one server, "cluster" or "sentinel".
@@ -58,11 +58,11 @@ class Target:
 
     @property
     def name(self) -> str:
-        """What to call the server, where there is only one."""
+        """The name of the server in messages, if the URL names only one."""
         return str(self.hosts[0]) if self.hosts else str(self._options["path"])
 
     def client(self, host: Host | None, timeout: float) -> redis.Redis:
-        """A client of one server, with the user, password and options of the URL; close it.
+        """Opens a client of one server with the user, password and options of the URL. The caller closes it.
 
         Args:
             host: The server; None: the one that the URL names.
@@ -74,7 +74,7 @@ class Target:
         return _client({**self._options, **_address(host)}, timeout)
 
     def sentinel_client(self, host: Host, timeout: float) -> redis.Redis:
-        """The same for a Sentinel; it has a user and password of its own.
+        """Opens a client of a Sentinel, with the sentinels' own user and password.
 
         Raises:
             BadURL: an option that does not exist.
@@ -109,7 +109,7 @@ def _client(options: Mapping[str, Any], timeout: float) -> redis.Redis:
     }
     try:
         kind = THREADS_CLASSES[wanted.pop("connection_class", Connection)]
-        # Says now what redis-py does not take.
+        # Raises now for options that redis-py does not know.
         kind(**wanted)
         return redis.Redis.from_pool(connection.ConnectionPool(connection_class=kind, **wanted))
     except (KeyError, TypeError, ValueError, redis.RedisError):
@@ -117,7 +117,7 @@ def _client(options: Mapping[str, Any], timeout: float) -> redis.Redis:
 
 
 def parse(url: str) -> Target:
-    """What ``url`` names.
+    """Reads a URL.
 
     Raises:
         BadURL: no server.

@@ -12,7 +12,7 @@ from ._terminal import accept_any_text, printable
 
 
 class _Ended(Exception):
-    """SIGTERM or Ctrl-C."""
+    """The user has ended the server with SIGTERM or Ctrl-C."""
 
 
 def run(*, port: int, data: Path | None) -> int:
@@ -28,7 +28,7 @@ def run(*, port: int, data: Path | None) -> int:
     accept_any_text()
 
     def end(number: int, frame: FrameType | None) -> None:
-        # Only the first: the second would interrupt the server's stopping.
+        # Only the first signal counts: a second one would interrupt the stopping of the server.
         for each in (signal.SIGINT, signal.SIGTERM):
             signal.signal(each, signal.SIG_IGN)
         raise _Ended

@@ -1,4 +1,4 @@
-"""The contract as a whole."""
+"""The contract: all tests that a store must pass."""
 
 from .lifetimes import LifetimeContract
 from .live import LiveContract

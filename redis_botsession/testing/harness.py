@@ -11,7 +11,7 @@ from uuid import UUID
 from zoneinfo import ZoneInfo
 
 from .._session.record import BotSession
-from .._session.store import BotSessionStore
+from .._store.base import BotSessionStore
 
 #: Seconds within which what must happen has happened, on the slowest machine.
 PATIENCE = 30.0

@@ -10,7 +10,7 @@ from typing import Any, cast
 import pytest
 
 from .._session.record import BotSession
-from .._session.store import BotSessionStore
+from .._store.base import BotSessionStore
 from ..errors import SessionGone, VersionConflict
 from .harness import HOUR, Harness, check, gone, load
 

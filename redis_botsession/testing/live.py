@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from .._session.store import BotSessionStore
+from .._store.base import BotSessionStore
 from ..errors import SerializationError, SessionGone
 from ..middleware import SessionMiddleware
 from .harness import HOUR, VALUES, Harness, check, gone, load

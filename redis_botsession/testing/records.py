@@ -10,7 +10,7 @@ import pytest
 
 from .._codec.walk import MAX_DEPTH
 from .._session.record import BotSession
-from .._session.store import BotSessionStore
+from .._store.base import BotSessionStore
 from ..errors import SerializationError, SessionTooLarge
 from .harness import HOUR, ODD_IDS, VALUES, Harness, check, load
 

@@ -10,7 +10,7 @@ from typing import Any, cast
 import pytest
 
 from .._session.record import BotSession
-from .._session.store import BotSessionStore
+from .._store.base import BotSessionStore
 from ..errors import SerializationError, SessionGone, SessionTooLarge, VersionConflict
 from .harness import HOUR, Harness, check, load
 

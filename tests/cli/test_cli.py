@@ -80,7 +80,7 @@ def test_cli_with_neither_a_server_nor_fakeredis_it_names_the_extra(missing: str
 
 #: None of them leads to a Redis.
 BAD_URLS = [
-    # Port 1 is reserved; nobody listens there.
+    # Port 1 is reserved; no server listens there.
     f"redis://:{HIDDEN}@127.0.0.1:1/0",
     f"rediss://user:{HIDDEN}@127.0.0.1:1/0",
     f"unix:///nonexistent/redis.sock?password={HIDDEN}",

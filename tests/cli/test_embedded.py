@@ -143,7 +143,7 @@ async def test_local_server_stops_one_that_was_left_behind(tmp_path: Path) -> No
     with LocalServer(data=tmp_path) as server:
 
         async def has_gone() -> bool:
-            # It ends when it has closed its data; whoever adopted it may take a moment to notice.
+            # It ends after closing its data, and its new parent may take a moment to reap it.
             return not is_alive(orphan)
 
         await eventually(has_gone)

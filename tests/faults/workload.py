@@ -19,7 +19,7 @@ from redis.exceptions import RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from redis_botsession import OutcomeUnknown, VersionConflict
-from redis_botsession._session.store import BotSessionStore
+from redis_botsession._store.base import BotSessionStore
 
 from .history import History, Kind, Outcome, State, Target, Violation, check
 

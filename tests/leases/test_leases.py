@@ -14,8 +14,8 @@ from redis.backoff import ConstantBackoff
 
 from redis_botsession import BotSession, MemorySessionStore, SessionStore
 from redis_botsession._protocol.layout import Keys
+from redis_botsession._store.command_store import CommandStore
 from redis_botsession._transport import pubsub
-from redis_botsession._transport.command_store import CommandStore
 from redis_botsession.leases import Leases
 from redis_botsession.testing.harness import ODD_IDS, eventually
 

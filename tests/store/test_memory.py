@@ -14,7 +14,7 @@ from redis_botsession.testing.harness import eventually, load
 
 
 class Clock:
-    """A clock that goes when it is told to, and counts who looks at it."""
+    """A clock that a test moves, and that counts how often it is read."""
 
     def __init__(self) -> None:
         self.now = datetime(2026, 1, 1, tzinfo=UTC).timestamp()
@@ -96,7 +96,7 @@ async def test_memory_cleanup_runs_by_itself_until_destroy(clock: Clock) -> None
     for n in range(3):
         await store.update("u", n, {"n": n})
         clock.now += 2
-        # Nobody uses the store: it is the clean-up that looks.
+        # No call uses the store, so the clean-up reads the clock.
         await clock.looked_at()
         assert store.cleanup() == 0
     store.destroy()

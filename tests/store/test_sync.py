@@ -186,7 +186,7 @@ print(sorted(store.get("u", "c").data), status)
 
 
 class Interruptible(redis.Connection):
-    """A connection that is told when to be interrupted, as if by Ctrl-C: before which of the replies."""
+    """A connection that is interrupted, as if by Ctrl-C, before a given reply."""
 
     before_reply = 0
     interrupt: type[BaseException] = KeyboardInterrupt

@@ -11,7 +11,7 @@ import hiredis
 
 from redis_botsession._protocol.commands import Command
 from redis_botsession._protocol.scripts import Script
-from redis_botsession._transport.pipeline import Call, Pipeline
+from redis_botsession._transport.reply_matching import Call, Pipeline
 
 
 def encoded(value: Any) -> bytes:

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from redis_botsession._transport.pipeline import Call, Pipeline, Promise
+from redis_botsession._transport.reply_matching import Call, Pipeline, Promise
 
 
 class ShiftingPipeline(Pipeline):

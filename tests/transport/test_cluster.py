@@ -70,7 +70,7 @@ async def some_calls() -> None:
 
 
 async def assert_clean(workload: Workload, url: str, prefix: str) -> None:
-    """Nothing was lost or applied twice, nobody saw an error, and no call hung."""
+    """Nothing was lost or applied twice, no call failed, and none hung."""
     async with SessionStore.from_url(url, prefix=prefix) as fresh:
         assert await workload.check(fresh) == []
     assert not workload.errors
@@ -334,7 +334,7 @@ async def test_cluster_store_leaves_a_hanging_primary(server: Server, prefix: st
             cluster.pause(victim)
             written = await asyncio.gather(*(store.update(user, "c", {"n": 1}) for user in range(100)), return_exceptions=True)
             told = [user for user, result in enumerate(written) if isinstance(result, int)]
-            # Whoever was told "done" has it, whatever the old primary says when it goes on.
+            # Every acknowledged write is there, whatever the old primary replies when it goes on.
             cluster.resume(victim)
             await asyncio.to_thread(cluster.settle)
             sessions = await asyncio.gather(*(store.get(user, "c") for user in range(100)))

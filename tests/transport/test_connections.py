@@ -241,7 +241,7 @@ async def test_client_executor_cancels_calls(newest_url: str, prefix: str) -> No
             for _ in range(dice.randrange(12)):
                 await asyncio.sleep(0)
             if call.cancel():
-                # Nobody has caught it: not the store, not the client below.
+                # Neither the store nor the client below has caught it.
                 with pytest.raises(asyncio.CancelledError):
                     await call
         assert await store.get("u", "c")

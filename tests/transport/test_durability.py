@@ -1,4 +1,4 @@
-"""What replicas and disks vouch for is not lost with the primary; what they do not vouch for is told."""
+"""Writes that replicas and disks have confirmed survive the loss of the primary; unconfirmed ones raise."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Pair:
         return self.primary.url
 
     def cut(self) -> None:
-        """What the primary writes no longer reaches the replica, and nobody is told."""
+        """Cuts the replica off: writes of the primary no longer reach it, without an error."""
         self.link.mute(replies=True)
 
 
@@ -144,7 +144,7 @@ async def test_durability_unproven_says_what_is_missing(guarded: SessionStore, n
     session = await load(guarded)
     assert (session.data, session.version) == ({"n": 2}, caught.value.result)
     assert session.version > version
-    # What was not applied is told as ever.
+    # A refused write raises its own error as before.
     with pytest.raises(VersionConflict):
         await guarded.update("u", "c", {"n": 3}, expected_version=version)
     # Renewing a TTL is not waited for.
@@ -200,7 +200,7 @@ async def test_fsync_writes_outlive_the_server(server: Server, prefix: str, tmp_
 async def test_durability_without_server_support_writes_nothing(url: str, prefix: str) -> None:
     # None of these has an append-only file; 6.2 does not know the command.
     async with SessionStore.from_url(url, prefix=prefix, fsync=True) as store:
-        with pytest.raises(SessionError, match=r"cannot vouch for writes, so none was sent: .*appendonly"):
+        with pytest.raises(SessionError, match=r"cannot confirm writes, so none was sent: .*appendonly"):
             await store.update("u", "c", {"n": 1})
         assert await store.get("u", "c") is None
 

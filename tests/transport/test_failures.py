@@ -12,7 +12,7 @@ import pytest
 import redis
 
 from redis_botsession import SessionStore, sync
-from redis_botsession._transport.failures import hinted
+from redis_botsession._transport.connection_errors import hinted
 
 from ..support.processes import free_port
 

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from redis_botsession import OutcomeUnknown
 from redis_botsession._protocol.scripts import Script
-from redis_botsession._transport.pipeline import WRITE_SIZE, Call, OutOfStepError, Pipeline
+from redis_botsession._transport.reply_matching import WRITE_SIZE, Call, OutOfStepError, Pipeline
 
 from ..support.pipeline_driver import PipelineDriver, echo, encoded, numbers
 from ..support.proxy_random import PUSHES, end_of_reply

@@ -1,4 +1,4 @@
-"""Writes that replicas and disks vouch for; without I/O."""
+"""Writes that replicas and disks confirm; without I/O."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from redis.exceptions import (
 
 from redis_botsession import DurabilityUnproven, OutcomeUnknown, VersionConflict
 from redis_botsession._protocol.durability import Durability
-from redis_botsession._transport.pipeline import Call, OutOfStepError, Pipeline
+from redis_botsession._transport.reply_matching import Call, OutOfStepError, Pipeline
 
 from ..support.pipeline_driver import PipelineDriver, StrayCalls, names, numbers, replying_with_errors
 

@@ -23,7 +23,7 @@ from redis.exceptions import (
 from redis_botsession import OutcomeUnknown
 from redis_botsession._protocol.durability import Durability
 from redis_botsession._protocol.scripts import Script
-from redis_botsession._transport.pipeline import FENCE_EVERY, MAX_LOSSES, Pipeline
+from redis_botsession._transport.reply_matching import FENCE_EVERY, MAX_LOSSES, Pipeline
 
 from ..support.pipeline_driver import PipelineDriver, StrayCalls, echo, names, numbers, replying_with_errors
 

@@ -84,7 +84,7 @@ async def test_cluster_ignores_a_seed_outside_of_it(first: ScriptedServer, secon
         async with SessionStore.from_url(f"redis+cluster://{first.address},{second.address}/", timeout=PATIENCE) as store:
             assert await store.get("u", "c") is None
     assert first.count(b"HGETALL") == 0
-    # Where there are no others, it is told at once.
+    # If there are no other nodes, the error is raised at once.
     async with cluster_store(first, timeout=3600) as store, asyncio.timeout(PATIENCE):
         with pytest.raises(ResponseError, match="cluster support disabled"):
             await store.get("u", "c")

@@ -195,7 +195,7 @@ async def test_sentinel_client_leaves_a_demoted_primary(servers: SentinelServers
                 with pytest.raises((redis.exceptions.ReadOnlyError, OutcomeUnknown)):
                     await store.update("u", "c", {"n": 2})
                 await direct.replicaof("NO", "ONE")
-                # The connection was given up: the next one asks the sentinels anew.
+                # The connection was given up: the next one asks the sentinels again.
                 await store.update("u", "c", {"n": 3})
                 assert (await direct.info("stats"))["total_connections_received"] > before
             assert (await load(store)).data == {"n": 3}

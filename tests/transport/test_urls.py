@@ -146,7 +146,7 @@ def test_read_url_never_shows_an_unencoded_password(template: str, password: str
         told = str(error)
     else:
         options = dict(target.options)
-        # A % before two digits was meant, or not: nobody can tell.
+        # A % before two digits may or may not be meant as an escape.
         assert "hidden" in options.pop("password")
         assert Target(target.kind, options, target.seeds, target.service) == plain
         told = repr(target)

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
-from ..._session.live import BotSessionHelper
+from ..._session.live_session import BotSessionHelper
 
 Next = Callable[[], Awaitable[None]]
 Handler = Callable[["Context"], Awaitable[None]]

@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from ..._session.live import BotSessionHelper
-from ..._session.store import BotSessionStore
+from ..._session.live_session import BotSessionHelper
+from ..._store.base import BotSessionStore
 from ...errors import SessionError, SessionGone
 from ...middleware import SessionMiddleware
 from .bot import Bot, Context, Next

@@ -1,4 +1,4 @@
-"""Which nodes a cluster has."""
+"""Finds the nodes of a cluster."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from .._targets import Host
+from .asking import Server, text
 from .facts import Member
-from .server import Server, text
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a node is.
+    """A node of a cluster: its address and its role.
 
     Attributes:
         host: Its address.
@@ -38,10 +38,10 @@ def places_of(server: Server, asked: Host) -> list[Place] | Exception:
     places: dict[str, Place] = {}
     for _, _, *nodes in slots:
         for number, (name, port, id_, *_) in enumerate(nodes):
-            # It has the names that clients are to use; one that is not known is None, "" or "?".
+            # CLUSTER SLOTS has the names that clients should use; an unknown one is None, "" or "?".
             host = Host(text(name or b"").strip("?") or asked.name, int(port))
             places[text(id_)] = Place(host, is_replica=number > 0, is_serving=number == 0)
-    # It leaves out nodes that serve nothing, and replicas that are not ready.
+    # CLUSTER SLOTS leaves out nodes without slots, and replicas that are not ready.
     for member in members_of(server.ask("CLUSTER", "NODES")):
         name, _, port = member.address.rpartition(":")
         if member.id not in places and not member.flags & {"noaddr", "handshake"}:
@@ -51,7 +51,7 @@ def places_of(server: Server, asked: Host) -> list[Place] | Exception:
 
 
 def members_of(reply: Any) -> tuple[Member, ...]:
-    """The reply to CLUSTER NODES; empty for None."""
+    """Parses the reply to CLUSTER NODES; empty for None."""
     return tuple(_member(words) for line in text(reply or b"").splitlines() if len(words := line.split()) >= 8)
 
 
@@ -64,7 +64,7 @@ def _member(words: list[str]) -> Member:
         flags=frozenset(flags.split(",")),
         primary="" if primary == "-" else primary,
         slots=_count(ranges),
-        # [slot->-id] leaves, [slot-<-id] comes.
+        # [slot->-id] is a slot that leaves the node, [slot-<-id] one that comes.
         moving=len(rest[4:]) - len(ranges),
     )
 

@@ -12,7 +12,7 @@ COMPACT = frozenset({"listpack", "ziplist", "listpackex"})
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """How big one session is.
+    """The size of one session.
 
     Attributes:
         encoding: The encoding of the hash; "" if the server does not report it.
@@ -27,7 +27,7 @@ class Shape:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """Some of the sessions.
+    """A sample of the sessions.
 
     Attributes:
         shapes: One for each session that was looked at.
@@ -40,7 +40,7 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Rights:
-    """What the doctor's own user may do.
+    """The permissions of the doctor's own user.
 
     Attributes:
         user: Its name.
@@ -69,7 +69,7 @@ class Rights:
 
 @dataclass(frozen=True, slots=True)
 class Clock:
-    """Two clocks at one moment.
+    """The server's clock and this machine's at the same moment.
 
     Attributes:
         server: The server's, in seconds since 1970.
@@ -105,7 +105,7 @@ class Member:
 
 @dataclass(frozen=True, slots=True)
 class Watcher:
-    """What one Sentinel says.
+    """The replies of one Sentinel.
 
     Attributes:
         address: Its host:port.
@@ -124,7 +124,7 @@ class Watcher:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Facts:
-    """All that was gathered of one server.
+    """All facts about one server.
 
     Attributes:
         address: Its host:port, or the path of its socket.

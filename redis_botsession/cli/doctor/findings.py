@@ -1,4 +1,4 @@
-"""What the doctor has found."""
+"""Findings of the doctor, and the report made of them."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ CANNOT_LOOK: Final = "cannot-look-"
 
 
 class Severity(enum.IntEnum):
-    """How bad a finding is."""
+    """The severity of a finding."""
 
     OK = 0
     INFO = 1
@@ -64,7 +64,7 @@ class Severity(enum.IntEnum):
 
     @property
     def label(self) -> str:
-        """Its name, in small letters."""
+        """The name of the severity in lower case."""
         return self.name.lower()
 
 
@@ -76,7 +76,7 @@ UNKNOWN = 3
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that was looked at.
+    """The result of one check.
 
     Attributes:
         id: Its stable name, like ``maxmemory-policy``.
@@ -97,7 +97,7 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """A server that was looked at.
+    """A server that was examined.
 
     Attributes:
         address: Its host:port, or the path of its socket.
@@ -116,7 +116,7 @@ class Node:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """All that was found.
+    """All findings about the servers of a URL.
 
     Attributes:
         target: The URL, without user, password and options.
@@ -132,12 +132,12 @@ class Report:
 
     @property
     def severity(self) -> Severity:
-        """The worst of the findings."""
+        """The severity of the worst finding."""
         return max((finding.severity for finding in self.findings), default=Severity.OK)
 
     @property
     def exit_status(self) -> int:
-        """0, 1 for a warning, 2 for something critical."""
+        """The exit status: 0, 1 for a warning, 2 for a critical finding."""
         return EXIT_STATUS[self.severity]
 
     def without(self, ids: Collection[str]) -> Report:
@@ -145,12 +145,12 @@ class Report:
         return replace(self, findings=tuple(finding for finding in self.findings if finding.id not in ids))
 
     def counts(self) -> dict[str, int]:
-        """How many findings there are of each severity, worst first."""
+        """The number of findings of each severity, worst first."""
         found = Counter(finding.severity for finding in self.findings)
         return {severity.label: found[severity] for severity in sorted(Severity, reverse=True)}
 
     def as_dict(self) -> dict[str, Any]:
-        """The report for ``json.dumps``."""
+        """The report as a dict for ``json.dumps``."""
         return {
             "status": self.severity.label,
             "exit_status": self.exit_status,
@@ -173,7 +173,7 @@ class Report:
 
 
 def merged(findings: Iterable[Finding]) -> tuple[Finding, ...]:
-    """The findings, worst first; those that several servers share become one that names them all."""
+    """Sorts findings, worst first, and merges equal findings of several servers into one that names them all."""
     nodes: dict[Finding, list[str]] = {}
     for finding in findings:
         nodes.setdefault(replace(finding, nodes=()), []).extend(finding.nodes)

@@ -1,4 +1,4 @@
-"""Asks one server. It writes nothing."""
+"""Gathers the facts about one server. It writes nothing."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from typing import Any, Final
 import redis
 
 from ..._protocol.layout import Keys
+from .acl_probe import gather_rights
+from .asking import ANSWERS, Server, pairs, text
 from .checks.version import is_sentinel
 from .cluster_nodes import members_of
 from .facts import Clock, Facts, Rights
-from .rights import gather_rights
 from .sampling import gather_sample
-from .server import ANSWERS, Server, pairs, text
 
 ROUND_TRIPS: Final = 30
 #: Of so many answers to TIME, the fastest counts.
@@ -40,7 +40,7 @@ def gather(
     is_replica_wanted: bool = False,
     is_private: bool = True,
 ) -> Facts:
-    """Asks a server for all that the checks judge by.
+    """Asks a server for all facts that the checks judge by.
 
     Args:
         client: A client of this one server, without ``decode_responses``.
@@ -80,10 +80,10 @@ def gather(
 
 
 def _connect(client: redis.Redis) -> None:
-    """Says what is refused before the first command: a password, a database."""
+    """Raises if the server refuses the connection itself: a wrong password, a missing database."""
     pool: Any = client.connection_pool
     pool.release(pool.get_connection())
-    # Without a password it is here that the server asks for one. Any other answer is an answer.
+    # The first command shows whether the server wants a password. Any other reply means that it can be asked.
     with suppress(*ANSWERS):
         client.ping()
 
@@ -142,6 +142,6 @@ def _round_trips(server: Server) -> tuple[float, ...]:
 
 
 def _lines(reply: Any) -> dict[str, str]:
-    """The "name:value" lines of CLUSTER INFO."""
+    """Parses the "name:value" lines of CLUSTER INFO."""
     lines = (line.strip().partition(":") for line in text(reply or b"").splitlines())
     return {name: value for name, colon, value in lines if colon}

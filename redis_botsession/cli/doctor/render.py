@@ -1,4 +1,4 @@
-"""Prints a report: for people, with colours where there are any, or as JSON."""
+"""Prints a report: as text, coloured where the terminal can, or as JSON."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Printer:
             sys.stdout.writelines("".join(text for text, _ in line) + "\n" for line in lines)
 
     def fail(self, reason: str) -> None:
-        """Says why nothing could be found out."""
+        """Prints why nothing could be found out."""
         if self._as_json:
             write_json({"status": "unknown", "exit_status": UNKNOWN, "error": printable(reason)})
         else:

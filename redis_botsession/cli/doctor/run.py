@@ -11,6 +11,7 @@ import redis
 from ..._protocol.layout import Keys
 from .._targets import BadURL, Host, Target, parse
 from .._terminal import DEFAULT_URL
+from .asking import Server, text
 from .checks import check_node, check_sentinels
 from .checks.version import product_of, role_of
 from .cluster_nodes import Place, places_of
@@ -18,14 +19,13 @@ from .facts import Facts, Watcher
 from .findings import UNKNOWN, Finding, Node, Report, Severity, merged
 from .gather import gather
 from .render import Printer
-from .server import Server, text
 
 #: UnicodeError is what Python says of a host name that cannot be one.
 CANNOT_ASK = (redis.RedisError, OSError, UnicodeError)
 
 
 class CannotLook(Exception):
-    """Nothing can be found out, and why. No part of a password is in the message."""
+    """Nothing can be found out. The message says why, and holds no part of a password."""
 
 
 def run(*, url: str | None, prefix: str, sample: int, timeout: float, as_json: bool, ignore: Collection[str] = ()) -> int:
@@ -85,7 +85,7 @@ def examine(url: str, *, prefix: str, sample: int = 100, timeout: float = 5.0) -
 
 
 class _Examination:
-    """Looks at one server after the other, and keeps what it finds."""
+    """Examines one server after the other, and collects the findings."""
 
     def __init__(self, target: Target, prefix: str, sample: int, timeout: float) -> None:
         self._target = target
@@ -99,7 +99,7 @@ class _Examination:
         return Report(self._target.label, self._prefix, tuple(self._nodes), merged(self._findings))
 
     def look_at(self, host: Host | None, *, is_replica_wanted: bool = False) -> None:
-        """One server.
+        """Examines one server.
 
         Raises:
             CannotLook: it cannot be asked.
@@ -126,7 +126,7 @@ class _Examination:
         self._findings += check_node(facts)
 
     def look_at_cluster(self) -> None:
-        """All nodes of the cluster.
+        """Examines all nodes of the cluster.
 
         Raises:
             CannotLook: none that the URL names can be asked which they are.
@@ -140,7 +140,7 @@ class _Examination:
             raise CannotLook("; ".join(finding.found for finding in self._findings))
 
     def look_at_primary(self) -> None:
-        """The Sentinels, and the primary that they name.
+        """Examines the sentinels, and the primary that they name.
 
         Raises:
             CannotLook: none of them names one, or that cannot be asked.
@@ -152,7 +152,7 @@ class _Examination:
         if not named:
             problems = "; ".join(f"{watcher.address}: {watcher.problem or 'knows of none'}" for watcher in watchers)
             raise CannotLook(f"no Sentinel names a primary of {target.service}: {problems}")
-        # What most of them say.
+        # The primary that most of them name.
         name, _, port = max(named, key=named.count).rpartition(":")
         self.look_at(Host(name.strip("[]"), int(port)))
 
@@ -174,7 +174,7 @@ class _Examination:
         return Watcher(str(host), primary, said, has_quorum=False if "NOQUORUM" in said else None)
 
     def _places(self) -> list[Place]:
-        """The nodes of the cluster, as the first says that answers."""
+        """The nodes of the cluster, by the first node that replies."""
         problems = []
         for host in self._target.hosts:
             try:

@@ -1,4 +1,4 @@
-"""Looks at some sessions: how big they are, never what is in them."""
+"""Samples the sizes of sessions, never their data."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from typing import Any, Final
 
 from ..._protocol.commands import SCAN_COUNT
 from ..._protocol.layout import Keys
+from .asking import Server, text
 from .facts import Sample, Shape
-from .server import Server, text
 
 #: Round trips of SCAN, at most: 50,000 keys.
 _ROUNDS: Final = 50
@@ -16,7 +16,7 @@ _BATCH: Final = 20
 
 
 def gather_sample(server: Server, keys: Keys, count: int) -> Sample | None:
-    """Looks at ``count`` sessions at most; None if the server refuses to list keys."""
+    """Samples ``count`` sessions at most; None if the server refuses to list keys."""
     found: dict[bytes, None] = {}
     cursor: Any = 0
     is_complete = False

@@ -1,4 +1,4 @@
-"""Goes through a source and writes what it finds."""
+"""Runs a migration: scans the source, reads batches of sessions, writes them to the target, deletes them if asked."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Migration:
     is_dry: bool = False
 
     async def run(self, place: Place, file: ResumeFile, report: Callable[[Place], None]) -> None:
-        """Runs it from ``place`` on, which is kept up to date, also if this fails or is cancelled.
+        """Runs the migration from ``place`` on, and keeps ``place`` up to date, also if this fails or is cancelled.
 
         Args:
             place: Where to begin.
@@ -67,7 +67,7 @@ class Migration:
             file.save(place)
 
     def _units(self, keys: Iterable[bytes], tally: Tally) -> list[tuple[Unit, set[bytes]]]:
-        """What the keys belong to, each with those of its keys by which it was found."""
+        """Groups scanned keys into units, each with the keys by which it was found."""
         units: dict[Unit, set[bytes]] = {}
         for key in keys:
             try:
@@ -83,7 +83,7 @@ class Migration:
 
 
 class _Batch:
-    """Some units: reads them, writes their sessions, deletes them."""
+    """One batch of units: reads them, writes their sessions, and deletes them if asked."""
 
     def __init__(self, migration: Migration, writer: Writer, tally: Tally, units: Sequence[tuple[Unit, set[bytes]]]) -> None:
         self._migration = migration
@@ -100,7 +100,7 @@ class _Batch:
             wrong = [key for key, item in zip(unit.keys, each, strict=True) if isinstance(item.value, Exception)]
             if not there:
                 self._tally.expired += 1
-            # A unit of two keys that are both there is found twice: it counts when the first of them is found.
+            # A unit whose two keys both exist is found twice. It counts when its first key is found.
             elif wrong and wrong[0] in sighted:
                 self._wrong_type(wrong[0])
             elif not wrong and there[0] in sighted:
@@ -109,12 +109,12 @@ class _Batch:
         await self._delete([pair for pair, is_safe in zip(understood, are_safe, strict=True) if is_safe])
 
     async def _write_all(self, understood: Sequence[tuple[Unit, list[Found]]]) -> list[bool]:
-        """Gives for each whether all of it is in the target."""
+        """Returns for each unit whether all of it is in the target."""
         try:
             async with asyncio.TaskGroup() as group:
                 tasks = [group.create_task(self._write(unit, found)) for unit, found in understood]
         except ExceptionGroup as errors:
-            # A server that fails them all fails each in the same way.
+            # A server that fails one of them fails the others in the same way, so one error stands for all.
             raise errors.exceptions[0] from None
         return [task.result() for task in tasks]
 

@@ -1,4 +1,4 @@
-"""Tells on stderr how far a migration is: a bar on a terminal, else a line every few seconds."""
+"""Shows the progress of a migration on stderr: a bar on a terminal, else a line every few seconds."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ class Progress(Protocol):
     """Shows the progress of a migration."""
 
     def show(self, place: Place) -> None:
-        """It is there now."""
+        """Shows how far the migration is."""
         ...
 
     def close(self) -> None:
-        """Nothing more comes; the line is free for others."""
+        """Ends the display."""
         ...
 
 
 class Silence:
-    """Says nothing."""
+    """Shows no progress, for ``--json``."""
 
     def show(self, place: Place) -> None: ...
 
@@ -34,7 +34,7 @@ class Silence:
 
 
 class Lines:
-    """A line every few seconds.
+    """Prints a line every few seconds.
 
     Args:
         total: How many keys SCAN will have looked at in the end, some; 0: not known.
@@ -53,7 +53,7 @@ class Lines:
 
 
 class Bar:
-    """A bar, made with rich.
+    """Draws a bar with rich.
 
     Args:
         total: As for ``Lines``.
@@ -78,13 +78,13 @@ class Bar:
 
 
 def progress_for(keys: int, *, is_silent: bool) -> Progress:
-    """What fits this process.
+    """Chooses the display for this process.
 
     Args:
         keys: How many keys there are on the server; 0: not known.
         is_silent: Whether nothing is to be said.
     """
-    # SCAN goes through the slots of a table, of which there are as many as a power of two.
+    # The cursor of SCAN goes through the buckets of a table, whose number is a power of two.
     total = 1 << (keys - 1).bit_length() if keys else 0
     if is_silent:
         return Silence()

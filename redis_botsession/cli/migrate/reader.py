@@ -1,4 +1,4 @@
-"""The server that sessions are migrated from."""
+"""Reads the server that sessions are migrated from."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from .sources.base import Found, Source, Unit
 
 #: Keys that SCAN looks at in one round trip.
 SCAN_COUNT: Final = 1000
-# What is read is bytes in RESP2; a server that is silent for so long is lost.
+# RESP2 without decoding. A server that is silent for so many seconds counts as lost.
 _CONNECTION: Final[dict[str, Any]] = {
     "protocol": 2,
     "socket_timeout": 10.0,
     "socket_connect_timeout": 5.0,
-    # Of what is sent here, nothing does harm twice.
+    # All commands that are sent here may be repeated.
     "retry": Retry(ExponentialBackoff(cap=0.5, base=0.1), 3),
 }
 
@@ -78,12 +78,12 @@ class Reader:
             return 0
 
     async def scan(self, cursor: int) -> tuple[int, list[bytes]]:
-        """One step of SCAN: the next cursor, 0 at the end, and keys."""
+        """One step of SCAN; returns the next cursor (0 at the end) and keys."""
         reply: Any = await self._client.scan(cursor, match=self._source.pattern, count=SCAN_COUNT)
         return int(reply[0]), reply[1]
 
     async def read(self, units: Sequence[Unit]) -> list[list[Found]]:
-        """What the keys of each unit hold.
+        """Reads the keys of each unit.
 
         Raises:
             redis.exceptions.RedisError: the server cannot be asked, or refuses.
@@ -93,7 +93,7 @@ class Reader:
             for unit in units:
                 for key in unit.keys:
                     pipeline.execute_command(command, key, *fields)
-                    # After the value: what was there then and is gone now counts as gone.
+                    # Read after the value: a key that has gone since then counts as gone.
                     pipeline.pttl(key)
             replies = await pipeline.execute(raise_on_error=False)
         for reply in replies:
@@ -103,7 +103,7 @@ class Reader:
         return [[Found(next(each), next(each)) for _ in unit.keys] for unit in units]
 
     async def delete(self, units: Sequence[Unit], found: Sequence[Sequence[Found]]) -> list[bool]:
-        """Deletes the keys of those units that still hold what was found; gives for each whether it did.
+        """Deletes the keys of the units that have not changed since they were read; returns for each whether it was deleted.
 
         If another client changes one between the check and the deletion, the server refuses the deletion (WATCH).
         """
@@ -114,7 +114,7 @@ class Reader:
         except WatchError:
             if len(units) == 1:
                 return [False]
-        # One of them was changed in this instant, or the connection was lost: which one is seen in the smaller half.
+        # One of them has changed just now, or the connection was lost. Halving the batch finds the one.
         half = len(units) // 2
         return [*await self.delete(units[:half], found[:half]), *await self.delete(units[half:], found[half:])]
 
@@ -133,12 +133,12 @@ class Reader:
 
 
 def is_wrong_type(error: BaseException) -> bool:
-    """Whether the server says that a key is of another type than the command is for."""
+    """Whether an error reply says that a key is of another type than the command expects."""
     return isinstance(error, ResponseError) and str(error).startswith("WRONGTYPE")
 
 
 def _is_unchanged(before: Sequence[Found], now: Sequence[Found]) -> bool:
-    # Where all of it has gone, there is nothing to lose (or it was deleted by us, and the reply was lost). Where one key of two
-    # has gone, the bot has changed the session.
+    # If all keys of a unit are gone, nothing can be lost (or this run deleted them, and the reply was lost). If one of two is
+    # gone, the bot has changed the session.
     is_gone = not any(each.exists for each in now)
     return is_gone or [each.value for each in now] == [each.value for each in before]

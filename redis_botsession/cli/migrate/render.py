@@ -44,12 +44,12 @@ class Printer:
         accept_any_text()
 
     def note(self, text: str) -> None:
-        """Something to know before it begins."""
+        """Prints a note before the migration begins."""
         if not self._as_json:
             sys.stderr.write(f"botsession migrate: {printable(text)}\n")
 
     def show(self, tally: Tally, status: int, problem: str = "") -> None:
-        """Prints the counts, and why it ended before its end, if it did."""
+        """Prints the counts, and the problem that ended the migration, if any."""
         if self._as_json:
             write_json(
                 {
@@ -89,7 +89,7 @@ class Printer:
 
 
 def fail(reason: str, status: int, *, as_json: bool) -> None:
-    """Says why nothing was begun."""
+    """Prints why the migration did not begin."""
     if as_json:
         write_json({"status": "failed", "exit_status": status, "error": printable(reason)})
     else:

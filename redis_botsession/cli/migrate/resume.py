@@ -19,12 +19,12 @@ _FORMAT: Final = 1
 
 
 class NotResumable(ValueError):
-    """The file is another migration's, or no such file at all."""
+    """The file belongs to another migration, or is no resume file."""
 
 
 @dataclass(slots=True)
 class Place:
-    """How far it is.
+    """How far a migration is.
 
     Attributes:
         cursor: For the next SCAN; 0: from the beginning.
@@ -38,7 +38,7 @@ class Place:
 
 
 class ResumeFile:
-    """Keeps the place in a file, that is there as long as the migration is not complete.
+    """Keeps the place in a file, which exists as long as the migration is not complete.
 
     Args:
         path: The file; None: nothing is kept.
@@ -51,7 +51,7 @@ class ResumeFile:
         self.server = ""
 
     def load(self, server: str) -> tuple[Place, str]:
-        """The place to go on from, and what to say of that: the beginning if there is no file, or the server was restarted.
+        """Reads the place to go on from, with a note for the user. Without a file, or after a restart, it is the beginning.
 
         Args:
             server: The run id of the server; "" if it does not report one.
@@ -83,7 +83,7 @@ class ResumeFile:
         return place, f"going on after {place.tally.seen:,}"
 
     def save(self, place: Place) -> None:
-        """Keeps the place; a file is there as a whole or not at all.
+        """Saves the place. The file is replaced as a whole, or not at all.
 
         Raises:
             OSError: it cannot be written.
@@ -99,13 +99,13 @@ class ResumeFile:
             "tally": place.tally.as_dict(),
         }
         beside = self._path.with_name(f"{self._path.name}.new")
-        # Keys have ids of users in them.
+        # Private, since keys contain the ids of users.
         with os.fdopen(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
             json.dump(kept, file)
         beside.replace(self._path)
 
     def done(self) -> None:
-        """Removes the file: the next migration begins at the beginning.
+        """Removes the file, so that the next migration starts from the beginning.
 
         Raises:
             OSError: it cannot be removed.

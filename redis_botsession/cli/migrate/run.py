@@ -45,12 +45,12 @@ _CANNOT: Final = (redis.RedisError, SessionError, OSError, UnicodeError)
 
 
 class _Mistake(ValueError):
-    """In the arguments."""
+    """The arguments contradict each other or cannot be used."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """What is asked for.
+    """The arguments of ``botsession migrate``.
 
     Attributes:
         url: The source; None: what REDIS_URL names, else a Redis on this machine.
@@ -65,7 +65,7 @@ class Options:
         as_json: Whether to print JSON.
     """
 
-    # There may be passwords in them.
+    # Not in the repr: URLs may contain passwords.
     url: str | None = field(default=None, repr=False)
     to: str | None = field(default=None, repr=False)
     prefix: str = DEFAULT_PREFIX
@@ -79,7 +79,7 @@ class Options:
 
 
 def run(kind: str, layout: Mapping[str, Any], options: Options) -> int:
-    """Migrates, and prints what it has done.
+    """Runs a migration, and prints its counts.
 
     Args:
         kind: One of ``SOURCES``.
@@ -136,7 +136,7 @@ class _Command:
         self._place = Place()
 
     async def run(self) -> int:
-        """Gives the exit status."""
+        """Runs the migration; returns the exit status."""
         try:
             async with self._reader, self._store:
                 await self._migrate()
@@ -153,7 +153,7 @@ class _Command:
         return self._end(CLEAN if self._place.tally.is_clean else TROUBLES)
 
     def stopped(self) -> None:
-        """Prints what was done until Ctrl-C."""
+        """Prints the counts up to Ctrl-C."""
         self._end(130, f"stopped; {self._again()}")
 
     async def _migrate(self) -> None:

@@ -12,7 +12,7 @@ LISTED: Final = 20
 
 @dataclass(slots=True)
 class Tally:
-    """Counts of sessions; of keys where it was not seen whose sessions they hold.
+    """Counts of sessions, or of keys whose session is not known.
 
     Attributes:
         migrated: Written to the target.
@@ -46,7 +46,7 @@ class Tally:
 
     @property
     def seen(self) -> int:
-        """How many sessions, and keys without, there were."""
+        """The number of sessions, and of keys whose session is not known."""
         return self.migrated + self.there + self.expired + self.not_understood + self.failed
 
     def miss(self, count: str, key: str, reason: str) -> None:
@@ -56,16 +56,16 @@ class Tally:
             self.listed[count].append([key, reason])
 
     def counts(self) -> dict[str, int]:
-        """The numbers alone."""
+        """The counts without the listed keys."""
         return {each.name: getattr(self, each.name) for each in fields(self) if each.name not in {"listed", "without_ttl"}}
 
     def as_dict(self) -> dict[str, Any]:
-        """All of it, for JSON."""
+        """All fields as a dict, for JSON."""
         return asdict(self)
 
     @classmethod
     def from_dict(cls, kept: Mapping[str, Any]) -> Self:
-        """The reverse.
+        """Makes a tally of what ``as_dict`` returned.
 
         Raises:
             TypeError: another program's.

@@ -1,4 +1,4 @@
-"""The store that sessions are migrated to."""
+"""Writes migrated sessions to the target store."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ..._protocol.commands import Commands
 from ..._protocol.layout import Keys
 from ..._session.record import BotSession
 from ..._session.times import TTL
-from ..._transport.command_store import CommandStore
+from ..._store.command_store import CommandStore
 from ...errors import CorruptSession, DurabilityUnproven, OutcomeUnknown, SerializationError, SessionTooLarge, VersionConflict
 from ...store import SessionStore
 from .reader import is_wrong_type
@@ -19,7 +19,7 @@ from .sources.base import Record
 
 
 class Outcome(enum.Enum):
-    """What became of a session."""
+    """The outcome for one session."""
 
     MIGRATED = "migrated"
     #: There is one in the target, the same.
@@ -30,11 +30,11 @@ class Outcome(enum.Enum):
 
 
 class NotWritten(Exception):
-    """This session cannot be written, others can. The message says why, and holds no value."""
+    """One session cannot be written. The message says why, and holds no value."""
 
 
 class TargetStore(SessionStore):
-    """A store to which sessions can be written that are not to have the store's TTL."""
+    """A store that can also write sessions with another TTL than its own."""
 
     def lasting(self, ttl: TTL) -> CommandStore:
         """The same sessions, over the same connections, with another rolling TTL."""
@@ -42,13 +42,13 @@ class TargetStore(SessionStore):
         return CommandStore(Commands(prefix=prefix, ttl=ttl, codec=self.codec, max_bytes=self.max_bytes), self._executor)
 
     def owns(self, key: bytes) -> bool:
-        """Whether a key would be one of this store's, of a session or of a user's index: both prefixes may be the same."""
+        """Whether a key belongs to this store (a session or an index), since both prefixes may be the same."""
         keys: Keys = self._commands.keys
         return keys.ids(key) is not None or keys.ids(key + b":any") is not None
 
 
 class Writer:
-    """Writes sessions, each in one step: it is there as a whole, with its life, or not at all.
+    """Writes sessions, each in one step: it is written as a whole, with its TTL, or not at all.
 
     Args:
         store: The target.
@@ -100,7 +100,7 @@ class Writer:
                 version = await store.set(*ids, session, expected_version=self._expected)
         except VersionConflict:
             outcome = await self._compare(record)
-            # The one that is there was written by the first attempt.
+            # The first attempt wrote the session that is in the target.
             return Outcome.MIGRATED if is_doubtful and outcome is Outcome.SAME else outcome
         return Outcome.MIGRATED if version else Outcome.EXPIRED
 
@@ -123,7 +123,7 @@ class Writer:
         return Outcome.OTHER if there is None else self._same(record, there)
 
     def _same(self, record: Record, there: BotSession) -> Outcome:
-        """Types count, too, and not whether a number is NaN: so their packed forms are compared."""
+        """Compares packed forms: so 1 and True differ, and NaN equals itself."""
         encode = self._store.codec.encode
         is_same = there.expires_at == record.expires_at and encode(there.data) == encode(record.data)
         return Outcome.SAME if is_same else Outcome.OTHER

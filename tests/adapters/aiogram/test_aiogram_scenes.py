@@ -283,7 +283,7 @@ async def test_aiogram_scenes_and_their_history_go_on_in_another_process(
         assert await talk.say(one, "41") == "1 answers"
         stored = await everything(store)
         assert stored[PRIVATE_KEY] == {STATE: "quiz", "answers": ["41"]}
-        # Whoever has written /start may have come from nowhere: that is in the history, too.
+        # The history also records that a user came from no scene with /start.
         assert stored[history]["history"][-1] == {"state": "lobby", "data": lobby}
         assert stored.keys() == {PRIVATE_KEY, history}
     async with running(newest_url, prefix, scenes()) as other:

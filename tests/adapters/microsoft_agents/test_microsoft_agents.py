@@ -692,7 +692,7 @@ async def test_agents_etag_is_the_version_that_a_write_needs(
     await storage.write({KEY: found})
     assert await data_of(storage) == {"n": 1}
 
-    # Or that it is told to say: then it replaces that one.
+    # Or by its e_tag: then it replaces that one.
     found = await read(storage, KEY, Tagged)
     theirs = await read(other, KEY, Tagged)
     theirs.data["theirs"] = 1
@@ -770,7 +770,7 @@ class Agent:
         self.adapter = Adapter()
         self.errors: list[Exception] = []
         self.barrier: asyncio.Barrier | None = None
-        # Connections are for tokens, which nobody asks for.
+        # Connections are for tokens, which no test asks for.
         connections: Any = object()
         app = AgentApplication[TurnState](storage=storage, connection_manager=connections, proactive=ProactiveOptions(storage))
         self.app = app
@@ -834,7 +834,7 @@ async def test_agents_application_keeps_its_state_over_a_restart(storage: BotSes
 async def test_agents_same_application_on_the_memory_storage_says_the_same(storage: BotSessionStorage) -> None:
     texts = ("say", "set a 1", "set b 2", "set a 1", "say", "forget", "say", "set c 3", "say", "anew", "say")
     answers = [[await agent.hear(text) for text in texts] for agent in (Agent(storage), Agent(MemoryStorage()))]
-    # Where a state was deleted and made anew in one turn, the SDK's own has nothing else in it, either.
+    # If a state was deleted and created again in one turn, the SDK's own has nothing else in it, either.
     assert answers[0] == answers[1]
     assert answers[0][-1] == "{'born': 'again'} 11"
 

@@ -76,7 +76,7 @@ async def test_persistence_where_things_are(persistence: BotSessionPersistence, 
     assert found == {("42", "777.user_data"), ("42", "777.chat_data"), ("43", "777.user_data"), ("bot.777", "bot_data")}
     assert (await load(store, 42, "777.user_data")).data == {"a": 1}
 
-    # All that is the user's goes at once, and nobody else's.
+    # All data of the user are removed at once, and no other user's.
     assert await store.clear(42) == 2
     async with running(persistence) as app:
         assert dict(app.user_data) == {43: {"c": 3}}

@@ -74,7 +74,7 @@ async def test_persistence_what_could_not_be_written_is_told_and_written_later(
             await put(app, user, a=user)
         async with failing.refusing("evalsha"):
             assert [type(error) for error in await write(app)] == [NoPermissionError] * 5
-            # As long as it fails it is told at each run, and tried once.
+            # While it fails, each run tries once and reports it.
             for _ in range(3):
                 before = await failing.refused("evalsha")
                 assert [type(error) for error in await write(app)] == [NoPermissionError]

@@ -255,7 +255,7 @@ async def test_persistence_what_is_dropped_before_it_was_ever_written(
         await seen(one)
         one.drop_user_data(USER)
         await write(one)
-        # Nobody has written since, so another handler touches the new dict before it is ever refreshed.
+        # There was no write since, so another handler touches the new dict before it is ever refreshed.
         one.user_data[USER].clear()
         one.mark_data_for_update_persistence(user_ids=USER)
         await write(one)
@@ -360,7 +360,7 @@ async def test_persistence_new_session_after_restart_is_its_own(newest_url: str,
 
 
 class Slow(MemorySessionStore):
-    """Holds back what it has loaded until it is told to go on."""
+    """Holds back what it has loaded until the test lets it go on."""
 
     def __init__(self) -> None:
         super().__init__(ttl=None, cleanup_interval=None)

@@ -16,10 +16,10 @@ from redis_botsession.cli.doctor.checks.memory import check_memory
 from redis_botsession.cli.doctor.checks.network import check_clock, check_latency, check_tls
 from redis_botsession.cli.doctor.checks.persistence import check_persistence
 from redis_botsession.cli.doctor.checks.version import check_version, product_of
-from redis_botsession.cli.doctor.checks.words import percentile, size
 from redis_botsession.cli.doctor.facts import Clock, Rights, Sample, Shape
 from redis_botsession.cli.doctor.findings import Report, merged
-from redis_botsession.cli.doctor.permissions import DOCTOR_RULES, DURABILITY_COMMANDS, LEASE_COMMANDS, STORE_COMMANDS
+from redis_botsession.cli.doctor.formatting import percentile, size
+from redis_botsession.cli.doctor.needed_permissions import DOCTOR_RULES, DURABILITY_COMMANDS, LEASE_COMMANDS, STORE_COMMANDS
 
 OK, INFO, WARNING, CRITICAL = Severity
 MIB = 1 << 20

@@ -13,7 +13,7 @@ import redis
 from redis_botsession import SessionStore
 from redis_botsession.cli.doctor import CannotLook, Report, Severity, examine
 from redis_botsession.cli.doctor.checks.access import acl_line
-from redis_botsession.cli.doctor.permissions import DOCTOR_RULES, STORE_COMMANDS
+from redis_botsession.cli.doctor.needed_permissions import DOCTOR_RULES, STORE_COMMANDS
 from redis_botsession.embedded import LocalServer
 from redis_botsession.leases import Leases
 
@@ -130,7 +130,7 @@ def test_doctor_user_that_it_advises_is_enough_and_not_too_much(url: str, prefix
         assert severities(report).items() >= {"user": "ok", "permissions": "ok", "least-privilege-keys": "ok"}.items()
         assert severities(report)["version"] == "ok"
     assert severities(as_doctor).get("least-privilege-commands", "ok") == "ok"
-    # What the bot may not look at is told, and no traceback.
+    # Commands that the bot may not run are reported, without a traceback.
     refused = {name for name in severities(as_bot) if name.startswith("cannot-look")}
     assert refused == {"cannot-look-info", "cannot-look-config-get", "cannot-look-object-encoding"}
     assert not any(name.startswith("cannot-look") for name in severities(as_doctor))
@@ -282,7 +282,7 @@ def test_doctor_all_nodes_of_a_cluster(prefix: str, capsys: Captured) -> None:
         }
         found = findings_of(report)
         assert {finding.severity for finding in report.findings} <= {Severity.OK, Severity.INFO, Severity.WARNING}
-        # What all of them have is told once.
+        # A finding that all of them share is reported once.
         assert len(found["persistence"].nodes) == 4
         assert found["cluster-replicas"].severity is Severity.WARNING
         assert f"127.0.0.1:{third.port}" in found["cluster-replicas"].found

@@ -10,7 +10,7 @@ from aiogram.fsm.storage.base import DefaultKeyBuilder, StorageKey
 from aiogram.fsm.storage.redis import RedisEventIsolation, RedisStorage
 
 from redis_botsession import BotSession, OutcomeUnknown, SessionStore
-from redis_botsession._transport.command_store import CommandStore
+from redis_botsession._store.command_store import CommandStore
 from redis_botsession.adapters.aiogram import BotSessionStorage
 from redis_botsession.cli.migrate.reader import Reader
 from redis_botsession.cli.migrate.sources.base import Unit

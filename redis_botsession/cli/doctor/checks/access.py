@@ -7,7 +7,14 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from ..facts import Rights
 from ..findings import CANNOT_LOOK, Finding, Severity
-from ..permissions import CLUSTER_COMMANDS, DOCTOR_RULES, DURABILITY_COMMANDS, LEASE_COMMANDS, OPERATORS_ONLY, STORE_COMMANDS
+from ..needed_permissions import (
+    CLUSTER_COMMANDS,
+    DOCTOR_RULES,
+    DURABILITY_COMMANDS,
+    LEASE_COMMANDS,
+    OPERATORS_ONLY,
+    STORE_COMMANDS,
+)
 
 _PLAIN = re.compile(r"[A-Za-z0-9:._/@+-]*")
 

@@ -1,4 +1,4 @@
-"""Redis Cluster: whether all users are served, and go on being so."""
+"""Checks of a Redis Cluster: are all slots served, and will they be if a node fails?"""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SLOTS = 16384
 def check_cluster(
     info: Mapping[str, str], members: Sequence[Member], config: Mapping[str, str], *, of_cluster: bool
 ) -> Iterator[Finding]:
-    """The cluster as one of its nodes sees it; ``info`` is the reply to CLUSTER INFO.
+    """Checks the cluster as one of its nodes sees it. ``info`` is the reply to CLUSTER INFO.
 
     Args:
         info: Empty if the server is in no cluster.

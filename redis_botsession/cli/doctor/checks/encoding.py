@@ -1,4 +1,4 @@
-"""How much memory the sessions take: whether they are in the compact encoding of small hashes."""
+"""Checks of the encoding: do the sessions use the compact encoding of small hashes?"""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 
 from ..facts import COMPACT, Sample
 from ..findings import Finding, Severity
-from .words import percentile, setting
+from ..formatting import percentile, setting
 
 #: Up to here the setting was measured to pay; a longer value makes each write of its session move more bytes.
 MEASURED = 4096
@@ -20,7 +20,7 @@ _MEASURED = (
 
 
 def check_encoding(sample: Sample | None, config: Mapping[str, str], prefix: str) -> Iterator[Finding]:
-    """Whether most sessions are compact, and the settings that would make them so."""
+    """Checks whether most sessions are compact, and which settings would make them so."""
     if sample is None:
         return
     if not sample.shapes:
@@ -64,7 +64,7 @@ def _limit(name: str, what: str, unit: str, sizes: list[int], sample: Sample, co
         late = all(shape.largest <= limit for shape in sample.shapes) if name == "value" else False
         if loose and late and _within(sample, config):
             found += "; sessions that were longer once stay as they are until they are replaced with set"
-        # One id for both names: it is one setting.
+        # One id for the old and the new name of the setting.
         yield Finding(new, Severity.OK, found)
         return
     wanted = _power_of_two(p95)
@@ -85,7 +85,7 @@ def _limit(name: str, what: str, unit: str, sizes: list[int], sample: Sample, co
 
 
 def _within(sample: Sample, config: Mapping[str, str]) -> bool:
-    """Whether no session has more fields than compact ones may."""
+    """Checks whether any session has more fields than a compact one may have."""
     limit = config.get("hash-max-listpack-entries", config.get("hash-max-ziplist-entries"))
     return limit is not None and all(shape.fields <= int(limit) for shape in sample.shapes)
 

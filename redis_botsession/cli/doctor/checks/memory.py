@@ -1,4 +1,4 @@
-"""Memory: whether sessions are evicted, and whether writes are refused soon."""
+"""Checks of the memory: are sessions evicted, and will writes be refused soon?"""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ..findings import Finding, Severity
-from .words import setting, size
+from ..formatting import setting, size
 
 #: Of maxmemory, in per cent.
 FULL = 80
@@ -18,7 +18,7 @@ _KEEP = setting("maxmemory-policy noeviction")
 
 
 def check_memory(info: Mapping[str, Any]) -> Iterator[Finding]:
-    """The eviction policy, the limit, and what is used of it."""
+    """Checks the eviction policy, the limit, and the memory in use."""
     if "maxmemory_policy" not in info or "maxmemory" not in info:
         return
     policy, limit, used = str(info["maxmemory_policy"]), int(info["maxmemory"]), int(info.get("used_memory", 0))

@@ -1,4 +1,4 @@
-"""What is between this machine and the server: time, clocks, ears."""
+"""Checks of the network: latency, clock skew, encryption."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 from ..facts import Clock
 from ..findings import Finding, Severity
-from .words import percentile
+from ..formatting import percentile
 
 #: Seconds between the clocks.
 SKEW = 1.0
@@ -16,7 +16,7 @@ SLOW_MS = 5.0
 
 
 def check_clock(clock: Clock | None) -> Iterator[Finding]:
-    """The server's clock against this machine's; the round trip counts in favour of both."""
+    """Checks the difference between the server's clock and this machine's, within the uncertainty of the round trip."""
     if clock is None:
         return
     ahead = clock.server - clock.local
@@ -41,7 +41,7 @@ def _time(seconds: float) -> str:
 
 
 def check_latency(round_trips: Sequence[float]) -> Iterator[Finding]:
-    """Some round trips, in seconds."""
+    """Checks the round trips, which are given in seconds."""
     if not round_trips:
         return
     p50, worst = 1000 * percentile(round_trips, 50), 1000 * max(round_trips)
@@ -59,7 +59,7 @@ def check_latency(round_trips: Sequence[float]) -> Iterator[Finding]:
 
 
 def check_tls(*, is_private: bool) -> Iterator[Finding]:
-    """Whether others on the network can read along."""
+    """Checks whether others on the network could read the traffic."""
     if is_private:
         yield Finding("tls", Severity.OK, "the connection is encrypted or does not leave this machine")
         return

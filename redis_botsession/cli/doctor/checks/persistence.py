@@ -1,4 +1,4 @@
-"""Persistence: what is left of the sessions when the server stops."""
+"""Checks of the persistence: what is left of the sessions after the server stops?"""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ..findings import Finding, Severity
-from .words import setting
+from ..formatting import setting
 
 _DISK = "Look at the server's log, the free space and the permissions of its directory (CONFIG GET dir)"
 
 
 def check_persistence(info: Mapping[str, Any], config: Mapping[str, str]) -> Iterator[Finding]:
-    """Append-only file and snapshots, and whether they are written."""
+    """Checks whether append-only file and snapshots are on, and are written."""
     if "aof_enabled" not in info:
         return
     if int(info.get("loading") or 0):

@@ -1,4 +1,4 @@
-"""Replication: who takes writes, and how far the others are behind."""
+"""Checks of the replication: role, link to the primary, lag of the replicas."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ..findings import Finding, Severity
+from ..formatting import setting, size
 from .version import role_of
-from .words import setting, size
 
 #: Seconds since a replica has last said how far it is; it says so each second.
 SLOW = 10
@@ -16,7 +16,7 @@ BEHIND = 1 << 20
 
 
 def check_replication(info: Mapping[str, Any], config: Mapping[str, str], *, is_replica_wanted: bool) -> Iterator[Finding]:
-    """The role, the link to the primary, and the replicas."""
+    """Checks the role, the link to the primary, and the replicas."""
     role = role_of(info)
     if role == "replica":
         yield from _replica(info, is_replica_wanted)

@@ -1,4 +1,4 @@
-"""Sentinels: whether they could make a replica the primary."""
+"""Checks of the sentinels: could they promote a replica?"""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from ..findings import Finding, Severity
 
 
 def check_sentinels(watchers: Sequence[Watcher], service: str) -> Iterator[Finding]:
-    """The Sentinels that the URL names."""
+    """Checks the sentinels that the URL names."""
     for watcher in watchers:
         if watcher.problem:
             yield Finding(

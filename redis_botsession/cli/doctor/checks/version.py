@@ -1,4 +1,4 @@
-"""What kind of server it is."""
+"""Checks of the version: which product is it, and is it new enough?"""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ OLDEST = (6, 2)
 
 
 def product_of(info: Mapping[str, Any]) -> tuple[str, str]:
-    """The name of the server, and its version."""
+    """The name of the product, and its version."""
     name = str(info.get("server_name") or "")
     if "valkey_version" in info:
         name = "valkey"
@@ -24,7 +24,7 @@ def product_of(info: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def role_of(info: Mapping[str, Any]) -> str:
-    """ "primary", "replica", or "unknown"."""
+    """The role of the server: "primary", "replica" or "unknown"."""
     return {"master": "primary", "slave": "replica", "sentinel": "sentinel"}.get(str(info.get("role")), "unknown")
 
 
@@ -34,7 +34,7 @@ def is_sentinel(info: Mapping[str, Any]) -> bool:
 
 
 def check_version(info: Mapping[str, Any]) -> Iterator[Finding]:
-    """The version, and whether it is a server that keeps data at all."""
+    """Checks the version, and that the server keeps data at all."""
     product, version = product_of(info)
     if is_sentinel(info):
         yield Finding(

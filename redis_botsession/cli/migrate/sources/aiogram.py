@@ -18,7 +18,7 @@ _NAMES: Final = Names(Codec())
 
 
 class AiogramSource(Source):
-    """Sessions of aiogram.
+    """The sessions of aiogram's ``RedisStorage``.
 
     Args:
         prefix: The key builder's ``prefix``.
@@ -78,7 +78,7 @@ class AiogramSource(Source):
         if part == "lock":
             return None
         destiny = ids.get("destiny", _DEFAULT_DESTINY)
-        # As the adapter for aiogram has it; a test holds them together.
+        # The same ids as in the adapter for aiogram; a test compares them.
         channel = channel_of(
             bot,
             ids["chat"],

@@ -1,4 +1,4 @@
-"""What a migration reads and what it makes of that. Nothing here does I/O."""
+"""The interface of a source, and parsers for what sources have in common. Nothing here does I/O."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ _GLOB: Final = re.compile(r"[*?\[\]\\^]")
 
 
 class NotUnderstood(ValueError):
-    """A key that does not fit the shape that was given, or fits it in several ways. The message says so, without the key."""
+    """A key does not fit the given layout, or fits it in several ways. The message does not hold the key."""
 
 
 class Unreadable(ValueError):
-    """A value that is none of the source's. The message says why, and holds nothing of it."""
+    """A value was not written by the source's library. The message says why, and holds no part of the value."""
 
 
 @dataclass(frozen=True, slots=True)
 class Unit:
-    """Keys of the source that are read, and deleted, together.
+    """Keys of the source that belong together: they are read and deleted at once.
 
     Attributes:
         keys: The keys, some of which may not exist.
@@ -40,7 +40,7 @@ class Unit:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What a key of the source holds.
+    """The content of a key of the source.
 
     Attributes:
         value: The reply to the source's ``command``, an error if the key is of another type; None, or a list of None, if there
@@ -53,13 +53,13 @@ class Found:
 
     @property
     def exists(self) -> bool:
-        """Whether the key was there."""
+        """Whether the key existed."""
         return self.value is not None and self.ttl_ms >= NO_TTL
 
 
 @dataclass(slots=True)
 class Record:
-    """A session to be written.
+    """A session to write to the target.
 
     Attributes:
         user_id: The user.
@@ -79,7 +79,7 @@ class Record:
 
 
 class Source(ABC):
-    """How a library lays out its sessions.
+    """A source: how a library stores its sessions.
 
     Attributes:
         name: What it is called on the command line.
@@ -95,7 +95,7 @@ class Source(ABC):
 
     @abstractmethod
     def unit_of(self, key: str) -> Unit | None:
-        """What a key belongs to; None: to nothing that is to be migrated.
+        """The unit that a key belongs to; None if it is not to be migrated.
 
         Raises:
             NotUnderstood: the key has another shape.
@@ -116,7 +116,7 @@ class Source(ABC):
 
 
 def literal(text: str) -> bytes:
-    """``text`` as a glob pattern that matches nothing else."""
+    """A glob pattern that matches exactly ``text``."""
     return _GLOB.sub(r"\\\g<0>", text).encode("utf-8", "surrogatepass")
 
 
@@ -160,6 +160,6 @@ def object_in(value: Any, what: str) -> dict[str, Any]:
 
 
 def longest(found: Sequence[Found]) -> int | None:
-    """The longest life, in milliseconds, among the keys that exist; None: one of them lives without end."""
+    """The longest TTL in milliseconds among the keys that exist; None if one of them has no TTL."""
     lives = [each.ttl_ms for each in found if each.exists]
     return None if NO_TTL in lives else max(lives)

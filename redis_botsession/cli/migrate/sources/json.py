@@ -1,4 +1,4 @@
-"""The layout of the bot library's Redis example: JSON at ``{prefix}{userId}:{channelId}``."""
+"""The layout of the Redis example in the documentation of @igniter-js/bot: JSON at ``{prefix}{userId}:{channelId}``."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _FIELDS: Final = {"userId", "channelId", "data", "createdAt", "updatedAt", "expi
 
 
 class JsonSource(Source):
-    """Sessions as JSON.
+    """Sessions stored as JSON, one key for each.
 
     Args:
         prefix: What the keys begin with.

@@ -61,7 +61,7 @@ def read_key(key: str, prefix: str, separator: str, fields: Sequence[Field], adv
 
 
 def _readings(text: str | None, separator: str, fields: Sequence[Field]) -> Iterator[dict[str, str]]:
-    """All ways to read ``text`` (None: there is nothing left) as ``fields``."""
+    """All ways to read ``text`` as ``fields``. None: no text is left."""
     if not fields:
         if text is None:
             yield {}
@@ -78,7 +78,7 @@ def _readings(text: str | None, separator: str, fields: Sequence[Field]) -> Iter
 
 
 def _cuts(text: str, separator: str) -> Iterator[tuple[str, str | None]]:
-    """What may stand before a separator and what after it; at last all and nothing. A separator may be part of an id."""
+    """All ways to split a text at a separator, and at last (text, None): a separator may also be part of an id."""
     at = text.find(separator)
     while at >= 0:
         yield text[:at], text[at + len(separator) :]

@@ -118,5 +118,5 @@ class OldTelebotSource(Source):
 
 
 def _where(bot: str, chat: str, user: str, business: str | None = None, thread: str | None = None) -> tuple[str, str]:
-    """The user and the channel, as the adapter for telebot has them; a test holds them together."""
+    """The user and the channel, the same as in the adapter for telebot; a test compares them."""
     return user, channel_of(chat, b=bot, c=business, t=thread)

@@ -1,4 +1,4 @@
-"""One server, to be asked; its refusals are kept."""
+"""Asks one server, and remembers which commands it refused."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ ANSWERS = (ResponseError, BusyLoadingError)
 
 
 class Server:
-    """Asks a server one thing at a time.
+    """Asks a server, one command at a time.
 
     Args:
         client: A client of it.
@@ -23,12 +23,12 @@ class Server:
     """
 
     def __init__(self, client: redis.Redis) -> None:
-        # Its methods are typed for asyncio as well.
+        # Any: redis-py types the methods for asyncio as well.
         self._client: Any = client
         self.refused: dict[str, str] = {}
 
     def ask(self, *command: str | bytes | int, name: str = "") -> Any:
-        """The reply; None if it is refused, which is kept if it has a ``name``.
+        """Returns the reply; None if the command is refused, which is remembered under ``name`` if given.
 
         Raises:
             redis.RedisError, OSError: the connection is lost.
@@ -41,7 +41,7 @@ class Server:
         return reply
 
     def try_(self, *command: str | bytes | int) -> Any:
-        """The reply, or the error that the server answers.
+        """Returns the reply, or the error reply.
 
         Raises:
             redis.RedisError, OSError: the connection is lost.
@@ -52,7 +52,7 @@ class Server:
             return error
 
     def ask_many(self, commands: Iterable[tuple[str | bytes, ...]]) -> list[Any]:
-        """The replies, errors among them, in one round trip.
+        """Sends several commands in one round trip; returns the replies, error replies included.
 
         Raises:
             redis.RedisError, OSError: the connection is lost.
@@ -65,12 +65,12 @@ class Server:
 
 
 def text(value: Any) -> str:
-    """What a server has sent, as text."""
+    """A reply as text."""
     return value.decode("utf-8", "backslashreplace") if isinstance(value, bytes) else str(value)
 
 
 def pairs(reply: Any) -> dict[Any, Any]:
-    """A map, which RESP2 gives as a flat list; empty for None."""
+    """A map reply, which is a flat list in RESP2; empty for None."""
     if isinstance(reply, Mapping):
         return dict(reply)
     flat = reply or []

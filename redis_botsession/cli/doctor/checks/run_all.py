@@ -1,4 +1,4 @@
-"""All checks of one server."""
+"""Runs all checks on the facts about one server."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .version import check_version, is_sentinel
 
 
 def check_node(facts: Facts) -> Iterator[Finding]:
-    """The findings of one server, in no order."""
+    """The findings of one server, in no particular order."""
     for finding in _findings(facts):
         yield replace(finding, nodes=(facts.address,))
 

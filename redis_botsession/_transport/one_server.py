@@ -15,8 +15,8 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from .._protocol.commands import Command
 from .client import connect
 from .connection import RETIRE_ON, Connect, Dispatcher, PipelinedConnection
+from .connection_errors import hinted
 from .executor import Executor, Guard, PubSubConnection
-from .failures import hinted
 from .options import HostPort, Options
 from .redispy import abort
 

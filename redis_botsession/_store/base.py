@@ -15,11 +15,11 @@ from typing import Any, Final, Self
 from weakref import WeakValueDictionary
 
 from .._codec.codec import DEFAULT_MAX_BYTES, Codec
+from .._session.changes import Snapshot, Write
+from .._session.live_session import BotSessionHelper, Handling
+from .._session.record import KEEP, BotSession, Id, Keep, Loaded, normal_id
+from .._session.times import TTL, from_micros
 from ..errors import SessionGone, VersionConflict
-from .changes import Snapshot, Write
-from .live import BotSessionHelper, Handling
-from .record import KEEP, BotSession, Id, Keep, Loaded, normal_id
-from .times import TTL, from_micros
 
 #: How often ``modify`` tries. Tasks of one process take turns, so a conflict means that another process was faster.
 DEFAULT_ATTEMPTS: Final = 100

@@ -10,9 +10,9 @@ from uuid import uuid4
 
 from redis.exceptions import NoPermissionError
 
+from .asking import Server, pairs, text
 from .facts import Rights
-from .permissions import CLUSTER_COMMANDS, DANGEROUS
-from .server import Server, pairs, text
+from .needed_permissions import CLUSTER_COMMANDS, DANGEROUS
 
 _NO_SCRIPT: Final = "0" * 40
 _ABSENT: Final = re.compile(r"unknown command|Command '.*' not found", re.IGNORECASE)
@@ -58,7 +58,10 @@ def probes(key: str, *, of_cluster: bool = False) -> dict[str, tuple[str, ...]]:
 
 
 def extra_probes(key: str, *, is_dry: bool) -> dict[str, tuple[str, ...]]:
-    """The same for leases and durable writes. Without ACL DRYRUN without SUBSCRIBE, which would change the connection."""
+    """A harmless call for each command of leases and durable writes.
+
+    Without ACL DRYRUN, SUBSCRIBE is left out, since trying it would change the mode of the connection.
+    """
     commands = {
         "GET": ("GET", key),
         "SET": ("SET", key, "v", "NX", "XX"),
@@ -72,7 +75,7 @@ def extra_probes(key: str, *, is_dry: bool) -> dict[str, tuple[str, ...]]:
 
 
 def gather_rights(server: Server, prefix: str, *, user: str, has_password: bool, of_cluster: bool = False) -> Rights:
-    """What the user of this connection may do.
+    """Finds out what the user of this connection may do.
 
     Args:
         server: The server.
@@ -87,7 +90,7 @@ def gather_rights(server: Server, prefix: str, *, user: str, has_password: bool,
     look = _Look(server, name)
     unique = uuid4().hex
     own = f"{prefix}{{botsession-doctor-{unique}}}:probe"
-    # Another first letter: no prefix that is the beginning of it.
+    # A key outside of the prefix: it begins with another letter.
     other = f"{'y' if prefix.startswith('x') else 'x'}-{own}" if prefix else ""
     answers = {command: look.at(probe) for command, probe in probes(own, of_cluster=of_cluster).items()}
     extras = {command: look.at(probe) for command, probe in extra_probes(own, is_dry=look.is_dry).items()}
@@ -107,7 +110,7 @@ def gather_rights(server: Server, prefix: str, *, user: str, has_password: bool,
 
 
 class Answer(enum.Enum):
-    """Whether a command may be run."""
+    """The result of asking whether a command may be run."""
 
     ALLOWED = enum.auto()
     DENIED = enum.auto()
@@ -115,7 +118,7 @@ class Answer(enum.Enum):
 
 
 class _Look:
-    """Asks whether a command may be run: with ACL DRYRUN, where there is and may be used, else by running it."""
+    """Asks whether commands may be run: with ACL DRYRUN if it can be used, else by running them."""
 
     def __init__(self, server: Server, user: str) -> None:
         self._server = server
@@ -131,14 +134,14 @@ class _Look:
             reply = self._server.try_(*command)
         if isinstance(reply, NoPermissionError):
             return Answer.DENIED
-        # All else is said after the permission has been looked at.
+        # Any other error comes after the server has checked the permission.
         return Answer.ABSENT if isinstance(reply, Exception) and _ABSENT.search(str(reply)) else Answer.ALLOWED
 
 
 def _needs_no_password(rules: Mapping[str, Any], user: str, has_password: bool) -> bool | None:
     if rules:
         return "nopass" in map(text, rules.get("flags", ()))
-    # It has been let in without one.
+    # The connection was accepted without a password.
     return True if user == "default" and not has_password else None
 
 
@@ -148,12 +151,12 @@ def _dangerous(look: _Look, rules: Mapping[str, Any]) -> tuple[str, ...] | None:
     if rules:
         words = text(rules.get("commands", b"")).split()
         return tuple(name for name in DANGEROUS if _is_allowed(name.lower(), words))
-    # They are not for trying.
+    # Dangerous commands cannot be tried.
     return None
 
 
 def _is_allowed(command: str, rules: list[str]) -> bool:
-    """Whether these rules of an ACL, like ``-@all +@read``, allow a command; the last that is about it decides."""
+    """Whether these rules of an ACL, like ``-@all +@read``, allow a command: the last rule about it decides."""
     name = command.split()[0]
     about = {"@all", name, command.replace(" ", "|"), *(f"@{category}" for category in _CATEGORIES[name])}
     return next((rule.startswith("+") for rule in reversed(rules) if rule[1:] in about), False)

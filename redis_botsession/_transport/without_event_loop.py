@@ -20,8 +20,8 @@ from .._protocol.commands import Argument
 from .._protocol.durability import Durability
 from ..errors import SessionError
 from .client import PooledExecutor, check_encoding, no_client
+from .connection_errors import hinted
 from .executor import Guard
-from .failures import hinted
 from .options import MAX_CONCURRENCY
 
 T = TypeVar("T")

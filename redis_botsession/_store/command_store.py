@@ -7,9 +7,9 @@ from collections.abc import AsyncIterator
 from .._protocol.commands import Commands
 from .._session.changes import Write
 from .._session.record import BotSession, Id, Loaded
-from .._session.store import BotSessionStore
 from .._session.times import TTL
-from .executor import Executor, run_flow
+from .._transport.executor import Executor, run_flow
+from .base import BotSessionStore
 
 
 class CommandStore(BotSessionStore):

@@ -1,4 +1,4 @@
-"""Numbers in words, and the nearest rank."""
+"""Formats sizes and settings for findings, and computes percentiles."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from math import ceil
 
 
 def size(count: float) -> str:
-    """Bytes in words: ``1,840 bytes``, ``3.5 MiB``."""
+    """A number of bytes as text: ``1,840 bytes``, ``3.5 MiB``."""
     if count < 10_240:
         return f"{count:,.0f} bytes"
     for unit in ("KiB", "MiB"):
@@ -18,7 +18,7 @@ def size(count: float) -> str:
 
 
 def percentile(values: Sequence[float], percent: int) -> float:
-    """The smallest of ``values`` that is not below ``percent`` per cent of them; 0 if there are none."""
+    """The percentile of ``values`` by nearest rank; 0 if there are none."""
     if not values:
         return 0
     return sorted(values)[max(ceil(len(values) * percent / 100), 1) - 1]

@@ -92,4 +92,4 @@ class Link(asyncio.Protocol):
 def _cannot_vouch(durability: Durability, error: ResponseError) -> SessionError:
     command = durability.request()[0]
     what = "fsync=True needs Redis 7.2 or later (or Valkey) with appendonly yes" if durability.fsync else "replicas= needs WAIT"
-    return SessionError(f"this server cannot vouch for writes, so none was sent: {what}; it answers to {command!r}: {error}")
+    return SessionError(f"this server cannot confirm writes, so none was sent: {what}; it answers to {command!r}: {error}")

@@ -8,11 +8,11 @@ A call is in one of three places:
 
 What keeps a reply from the wrong caller:
 
-- A slot stays until its reply has arrived, even if the caller is cancelled. A client that shifted its queue then gave users
-  the chats of others (CVE-2023-28858).
+- A slot stays until its reply has arrived, even if the caller is cancelled. A client that removed the slot at once handed
+  the replies of one user to another (CVE-2023-28858).
 - Every few calls, and at the end of every write, a fence is sent: ECHO with a number that no other fence has. Replies are
-  handed out only once the fence after them has answered with its number, so a reply too many or too few, whoever added or
-  lost it, is noticed before it does harm: the connection is dropped, and replies without a fence count as not received.
+  handed out only once the fence after them has come back with its number. So an extra or a missing reply is noticed before it
+  can reach a caller: the connection is closed, and replies without a fence count as not received.
 
 Where writes have to be durable, WAIT or WAITAOF goes before each fence and covers all writes since the last one.
 """
