@@ -1,7 +1,7 @@
-"""The ceiling of the comparison: the bytes of this store's load and update on a bare asyncio connection.
+"""The ceiling of the comparison: sends the bytes of this store's load and update on a bare asyncio connection.
 
-One connection, one write for all that is sent in a turn of the event loop, replies parsed by hiredis and thrown away: what a
-store in Python could reach if packing, decoding, checking and waiting its turn cost nothing.
+It is what a store in Python could reach if packing, decoding and checking cost nothing: one connection, one write for all
+requests of a turn of the event loop, replies parsed by hiredis and thrown away.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from .workload import CHANGED_KEY, CHANNEL
 T = TypeVar("T")
 
 _NOTHING: Final = object()
-#: Of as many digits as the numbers that the other contenders write.
+#: Has as many digits as the numbers that the other contenders write.
 _NUMBER: Final = 100_000
 
 
 class Wire(asyncio.Protocol):
-    """Sends bytes, gives the replies in their order."""
+    """A connection that sends bytes and matches replies with them by their order alone."""
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
@@ -42,11 +42,11 @@ class Wire(asyncio.Protocol):
         self._transport: asyncio.WriteTransport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        # Not by isinstance: uvloop's transports are of classes of their own.
+        # A cast, because uvloop's transports are no subclasses of asyncio's.
         self._transport = cast("asyncio.WriteTransport", transport)
 
     def send(self, packed: bytes) -> asyncio.Future[Any]:
-        """Sends a packed command with all others of this turn of the loop; gives its reply, error replies as they are."""
+        """Sends a packed command together with all others of this turn of the loop; error replies are results, too."""
         if not self._unsent:
             self._loop.call_soon(self._flush)
         self._unsent.append(packed)
@@ -79,7 +79,7 @@ class Wire(asyncio.Protocol):
 
 
 class Ceiling(Contender):
-    """The same bytes as ``SessionStore.get`` and ``SessionStore.update``, made before the clock runs; no reply decoded."""
+    """Sends the bytes of ``SessionStore.get`` and ``SessionStore.update``, prepared in advance; decodes no reply."""
 
     name, title, package = "ceiling", "ceiling: the same bytes on a bare socket", "hiredis"
     commands: ClassVar[Sequence[str]] = ("hgetall", "evalsha")
@@ -125,7 +125,7 @@ class Ceiling(Contender):
 
 
 def _packed(args: Sequence[Argument]) -> bytes:
-    packed: bytes = hiredis.pack_command(tuple(args))  # type: ignore[arg-type] # its stub allows for one argument only
+    packed: bytes = hiredis.pack_command(tuple(args))  # type: ignore[arg-type] # its stub allows one argument only
     return packed
 
 

@@ -1,6 +1,7 @@
-"""The results as a chart in SVG, for the README: bars of cycles per second on small sessions.
+"""Draws the results as a bar chart in SVG, for the README: cycles per second on small sessions.
 
-Its colours stand on light and on dark ground: an SVG that is shown as an image cannot know which one it is on.
+Its colours are readable on light and on dark backgrounds, because an SVG shown as an image cannot know its background.
+``python -m benchmarks.compare --chart FILE`` writes it.
 """
 
 from __future__ import annotations
@@ -12,11 +13,11 @@ from xml.sax.saxutils import escape
 
 from .summary import REFERENCE, Median, medians
 
-#: Numbers of handlers that have a bar, and its colour.
+#: Numbers of handlers, with the colour of their bars.
 SERIES: Final = ((64, "#6e7fd6"), (512, "#d9822b"))
-#: Of the sessions that are shown.
+#: The session size that is shown.
 SIZE: Final = "small"
-#: No store: what one could reach. Its bars are paler.
+#: The contender with paler bars, because it is no store but an upper bound.
 _CEILING: Final = "ceiling"
 _INK: Final = "#768390"
 _WIDTH: Final = 880
@@ -29,10 +30,10 @@ _TICKS: Final = 6
 
 
 def chart(results: Mapping[str, Any]) -> str:
-    """The SVG.
+    """Returns the SVG.
 
     Raises:
-        ValueError: the results have no small sessions at the numbers of handlers that are shown.
+        ValueError: the results have no figures for small sessions at the numbers of handlers that are shown.
     """
     cells = medians(results["cycles"])
     names = [
@@ -42,7 +43,7 @@ def chart(results: Mapping[str, Any]) -> str:
     ]
     if not names:
         wanted = " or ".join(str(handlers) for handlers, _ in SERIES)
-        raise ValueError(f"there is no chart without small sessions at {wanted} handlers")
+        raise ValueError(f"a chart needs figures for small sessions at {wanted} handlers")
     titles = {contender["name"]: contender["title"] for contender in results["contenders"]}
     shown = [cells[where] for name in names for handlers, _ in SERIES if (where := (name, SIZE, handlers)) in cells]
     highest = max(median.cycles_per_second for median in shown)
@@ -76,7 +77,7 @@ def chart(results: Mapping[str, Any]) -> str:
 
 
 def _nice_step(highest: float) -> int:
-    """A round number that fits into ``highest`` about as often as there are to be ticks."""
+    """Returns a round distance between ticks, so that about ``_TICKS`` of them fit below ``highest``."""
     raw = max(highest / _TICKS, 1)
     power = 10 ** math.floor(math.log10(raw))
     return int(next(factor * power for factor in (1, 2, 5, 10) if factor * power >= raw))
@@ -120,6 +121,6 @@ def _caption(results: Mapping[str, Any], bottom: int, *, has_errors: bool) -> li
     )
     lines = [f'<text x="12" y="{bottom + 52}" font-size="11.5">{escape(caption)}</text>']
     if has_errors:
-        note = "* beside cycles that failed for want of a connection or in time; these are not counted"
+        note = "* besides failed cycles, which are not counted: no free connection, or a timeout"
         lines.append(f'<text x="12" y="{bottom + 35}" font-size="11.5">{note}</text>')
     return lines

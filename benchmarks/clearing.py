@@ -1,4 +1,7 @@
-"""How long ``clear(user)`` takes beside many keys of others, and how long everybody else has to wait meanwhile."""
+"""Measures how long ``clear(user)`` takes beside many keys of other users, and how long other clients wait meanwhile.
+
+A part of ``python -m benchmarks.compare``.
+"""
 
 from __future__ import annotations
 
@@ -13,32 +16,32 @@ import redis.asyncio
 
 from redis_botsession import BotSession, SessionStore
 
-from .example import RedisSessionStore
+from .json_store import JsonSessionStore
 from .processes import Background, run
 from .workload import session_data
 
-#: Sessions of the user that is cleared.
+#: Number of sessions of the user who is cleared.
 _SESSIONS: Final = 10
-#: Keys that one call of the script makes.
+#: Number of keys that one call of the script sets.
 _BATCH: Final = 10_000
-#: Seconds between two PINGs; less would take the processor from the server.
+#: Seconds between two PINGs; with less the pinging client would slow the server down.
 _PING_EVERY: Final = 0.0002
 _USER: Final = "4711"
 _CHANNELS: Final = tuple(map(str, range(_SESSIONS)))
 
-# As the example names them: sessions of other users of the same bot.
+# Sessions of other users of the same bot, with keys as ``json_store.py`` names them.
 _POPULATE: Final = """
 for n = tonumber(ARGV[1]), tonumber(ARGV[2]) do
   redis.call('SET', 'bot:session:other' .. n .. ':c', '{}')
 end
 """
 
-#: What is compared.
-NAMES: Final = ("store", "example")
+#: The contenders that are compared.
+NAMES: Final = ("store", "json")
 
 
 def ping(connection: Connection, url: str) -> None:
-    """Pings until told to stop, then sends the longest wait for an answer in milliseconds."""
+    """Pings until it receives a message, then sends the longest wait for a reply in milliseconds."""
     longest = 0.0
     with connection, redis.Redis.from_url(url) as client:
         client.ping()
@@ -52,7 +55,7 @@ def ping(connection: Connection, url: str) -> None:
 
 
 def measure_clear(connection: Connection, url: str, loop: str, others: int, rounds: int) -> None:
-    """The work of one process: sends for each of ``NAMES`` the median of the milliseconds and the longest wait of others."""
+    """The work of one process: sends, for each of ``NAMES``, the median duration and the longest wait of another client."""
     with connection:
         with redis.Redis.from_url(url) as admin:
             admin.flushall()
@@ -65,7 +68,7 @@ def _measure(
     work: Callable[[str, int], Coroutine[Any, Any, list[float]]], url: str, loop: str, rounds: int
 ) -> dict[str, float]:
     with Background(ping, url) as pinging:
-        # The baseline of a busy machine is a part of the longest wait; some time without any clear shows it.
+        # A busy machine makes PINGs wait without any clear. This time lets the longest such wait show.
         sleep(0.05)
         times = run(work(url, rounds), loop)
     return {"median_ms": 1000 * statistics.median(times), "longest_ping_ms": pinging.result}
@@ -83,16 +86,16 @@ async def _clear_store(url: str, rounds: int) -> list[float]:
         return await _repeat(save, clear, rounds)
 
 
-async def _clear_example(url: str, rounds: int) -> list[float]:
+async def _clear_json_store(url: str, rounds: int) -> list[float]:
     async with redis.asyncio.Redis.from_url(url) as client:
-        example = RedisSessionStore(client)
+        store = JsonSessionStore(client)
 
         async def save(channel: str) -> None:
             session: dict[str, Any] = {"data": session_data("small")}
-            await example.set(_USER, channel, session)
+            await store.set(_USER, channel, session)
 
         async def clear() -> None:
-            await example.clear(_USER)
+            await store.clear(_USER)
 
         return await _repeat(save, clear, rounds)
 
@@ -108,4 +111,4 @@ async def _repeat(save: Callable[[str], Awaitable[None]], clear: Callable[[], Aw
     return times
 
 
-_WORK: Final = dict(zip(NAMES, (_clear_store, _clear_example), strict=True))
+_WORK: Final = dict(zip(NAMES, (_clear_store, _clear_json_store), strict=True))

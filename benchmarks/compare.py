@@ -1,8 +1,11 @@
-"""Compares ways to keep a bot's sessions in Redis, on a server of its own: ``python -m benchmarks.compare``.
+"""Compares ways to keep a bot's sessions in Redis: speed, lost updates, bytes, memory and the server's time.
 
-Prints Markdown; ``--json FILE`` writes all figures, ``--chart FILE`` a chart as SVG. Some 40 minutes with the defaults, and
-nothing else should run on the machine; a minute with ``--quick``, which shows that it works, not how fast anything is.
-``--from FILE`` makes report and chart from the JSON of an earlier run. Needs ``pip install "redis-botsession[bench]"``.
+Run ``make bench``, or ``python -m benchmarks.compare`` in an environment with ``redis-botsession[bench]``. It starts a Redis
+server of its own, takes about 40 minutes, and nothing else should run on the machine. ``--quick`` takes about two minutes and
+shows that everything works; its figures mean nothing.
+
+It prints tables in Markdown. ``--json FILE`` also writes all figures, ``--chart FILE`` a chart as SVG; ``--from FILE`` makes
+tables and chart from the JSON of an earlier run.
 """
 
 from __future__ import annotations
@@ -24,22 +27,28 @@ from .workload import SIZES
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """The command line."""
+    """Runs the command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.compare", description=(__doc__ or "").split(":", 1)[0])
-    parser.add_argument("--quick", action="store_true", help="few short windows; shows only that all of it works")
+    parser.add_argument("--quick", action="store_true", help="few short windows; shows only that everything works")
     parser.add_argument("--rounds", type=int, help="rounds through all contenders (5)")
-    parser.add_argument("--seconds", type=float, help="length of the window of a cell (1)")
+    parser.add_argument("--seconds", type=float, help="length of each time window (1)")
     parser.add_argument("--only", type=_names, metavar="NAME[,..]", help=f"contenders: {', '.join(CONTENDERS)}")
     parser.add_argument("--sizes", type=_sizes, metavar="SIZE[,..]", help=f"session sizes: {', '.join(SIZES)}")
     parser.add_argument("--handlers", type=_numbers, metavar="N[,..]", help="numbers of concurrent handlers (1,16,64,512,5000)")
     parser.add_argument("--loop", choices=LOOPS, default=LOOPS[0], help="event loop (%(default)s)")
-    parser.add_argument("--cycles-only", action="store_true", help="no lost updates, bytes, clear, memory and processor")
-    parser.add_argument("--json", type=_output, metavar="FILE", help="write all figures there")
-    parser.add_argument("--chart", type=_output, metavar="FILE", help="write a chart there, as SVG")
-    parser.add_argument("--from", type=Path, metavar="FILE", dest="source", help="measure nothing; take an earlier run's JSON")
+    parser.add_argument(
+        "--cycles-only",
+        action="store_true",
+        help="measure message cycles only, not lost updates, bytes, clear, memory and processor",
+    )
+    parser.add_argument("--json", type=_output, metavar="FILE", help="write all figures to this file")
+    parser.add_argument("--chart", type=_output, metavar="FILE", help="write a chart to this file, as SVG")
+    parser.add_argument(
+        "--from", type=Path, metavar="FILE", dest="source", help="measure nothing; use the JSON of an earlier run"
+    )
     options = parser.parse_args(arguments)
     settings = _settings(options)
-    # Now, not after all has been measured.
+    # Checked before the long measurement.
     if options.chart and not options.source and not _can_chart(settings):
         parser.error(f"a chart needs {SIZE} sessions and {' or '.join(str(handlers) for handlers, _ in SERIES)} handlers")
     results = _stored(options.source) if options.source else Run(settings).results()

@@ -1,4 +1,4 @@
-"""What a benchmark asks of one way to keep sessions."""
+"""The interface of a contender: one way to keep sessions, for the benchmarks to measure."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import Any, ClassVar
 
 
 class Contender(ABC):
-    """One way to keep sessions. All of its methods are called in one task, but ``update`` and ``cycle``.
+    """One way to keep sessions. Only ``update`` and ``cycle`` are called by several tasks at once.
 
     Attributes:
-        name: For ``--only`` and the JSON.
-        title: For the tables.
+        name: Its name for ``--only`` and in the JSON.
+        title: Its row label in the tables and the chart.
         package: The distribution whose version is reported.
-        commands: What a cycle sends, by the names in INFO commandstats. Commands that a script or a transaction calls have
-            lines of their own there, but their time is in that of EVALSHA and EXEC already.
+        commands: The commands that a cycle sends, by their names in INFO commandstats. Commands within a script or a
+            transaction are not listed: their time is part of that of EVALSHA and EXEC.
     """
 
     name: ClassVar[str]
@@ -25,7 +25,7 @@ class Contender(ABC):
 
     @abstractmethod
     async def open(self, url: str, users: Sequence[int] = ()) -> None:
-        """Connects, and prepares what may be ready before the cycles of these users begin."""
+        """Connects, and prepares all that may be prepared before the cycles of these users are measured."""
 
     @abstractmethod
     async def close(self) -> None:
@@ -37,13 +37,13 @@ class Contender(ABC):
 
     @abstractmethod
     async def load(self, user: int) -> dict[str, Any] | None:
-        """The data of a session; None or empty if there is none."""
+        """Returns the data of a session; None or an empty dict if there is none."""
 
     @abstractmethod
     async def update(self, user: int, key: str, value: object) -> None:
-        """Sets one top-level key by the shortest way that is documented."""
+        """Sets one top-level key, in the shortest way that the contender's documentation shows."""
 
     async def cycle(self, user: int, key: str, value: object) -> None:
-        """What a bot does for a message: loads the session, changes one key, saves."""
+        """Does what a bot does for a message: loads the session, changes one key, saves."""
         await self.load(user)
         await self.update(user, key, value)

@@ -1,6 +1,6 @@
-"""The ways to keep a session that are compared, each used as its documentation says, with its defaults.
+"""The contenders: ways to keep sessions in Redis, each used as its documentation shows, with its defaults.
 
-Their packages are imported where they are used: those that are not installed are left out of a run.
+Their packages are imported where they are used, because a contender whose package is not installed is left out of a run.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from redis_botsession import BotSession, SessionStore
 
 from .ceiling import Ceiling
 from .contender import Contender
-from .example import RedisSessionStore
+from .json_store import JsonSessionStore
 from .workload import CHANNEL
 
 _DAY: Final = 86_400
 
 
 class ThisStore(Contender):
-    """``SessionStore.from_url``, with ``get`` and ``update`` (README, "The store")."""
+    """``SessionStore.from_url``, with ``get`` and ``update``."""
 
     name, title, package = "store", "redis-botsession: get, update", "redis-botsession"
     commands: ClassVar[Sequence[str]] = ("hgetall", "evalsha")
@@ -53,7 +53,7 @@ class ThisStore(Contender):
 
 
 class LiveSession(ThisStore):
-    """``async with store.session(...)`` (README, "The live session"): what the middleware does; renews the TTL, too."""
+    """``async with store.session(...)``, as the middleware uses it; renews the TTL, too."""
 
     name, title = "live", "redis-botsession: live session"
 
@@ -66,7 +66,7 @@ class LiveSession(ThisStore):
 
 
 class ClientStore(ThisStore):
-    """``SessionStore(client)`` on a redis-py client with its defaults (README, "The store")."""
+    """``SessionStore(client)`` on a redis-py client with its defaults."""
 
     name, title = "client", "redis-botsession on a redis-py client"
 
@@ -79,15 +79,15 @@ class ClientStore(ThisStore):
         await self._client.aclose()
 
 
-class Example(Contender):
-    """The bot library's Redis example: its ``ctx.session.update`` merges in the bot and sets the whole session."""
+class JsonOnRedisPy(Contender):
+    """The store of ``json_store.py``; an update merges in the bot and sets the whole session, as in that library."""
 
-    name, title, package = "example", "the bot library's Redis example", "redis"
+    name, title, package = "json", "JSON on redis-py (bot library's example)", "redis"
     commands: ClassVar[Sequence[str]] = ("get", "setex")
 
     async def open(self, url: str, users: Sequence[int] = ()) -> None:
         self._client = redis.asyncio.Redis.from_url(url)
-        self._store = RedisSessionStore(self._client)
+        self._store = JsonSessionStore(self._client)
 
     async def close(self) -> None:
         await self._client.aclose()
@@ -115,8 +115,8 @@ class Example(Contender):
 class Aiogram(Contender):
     """``RedisStorage.from_url`` (docs.aiogram.dev, "Finite State Machine", "Storages").
 
-    One key by ``update_data``, as the examples there do. That loads by itself, so a cycle that has loaded saves by
-    ``set_data``: a round trip less than both.
+    ``update`` uses ``update_data``, as the examples there do. That loads the data itself, so a cycle, which has loaded it
+    already, saves by ``set_data``: this takes one round trip less.
     """
 
     name, title, package = "aiogram", "aiogram RedisStorage", "aiogram"
@@ -152,8 +152,8 @@ class Aiogram(Contender):
 class Telebot(Contender):
     """``StateRedisStorage(redis_url=...)`` (the docstring of the class).
 
-    One key by ``set_data``, which is what ``bot.add_data(...)`` calls: it merges under a lock of the process. A cycle is
-    what ``async with bot.retrieve_data(...) as data`` does: a round trip less, and the session is not locked from load to save.
+    ``update`` uses ``set_data``, which ``bot.add_data(...)`` calls: it merges under a lock of the process. A cycle does the
+    same as ``async with bot.retrieve_data(...) as data``: one round trip less, and no lock between load and save.
     """
 
     name, title, package = "telebot", "pyTelegramBotAPI StateRedisStorage", "pyTelegramBotAPI"
@@ -184,7 +184,7 @@ class Telebot(Contender):
 
 
 class JsonBlob(Contender):
-    """A JSON string per session on some client: GET, and SET with a TTL."""
+    """Base of contenders that keep a session as one JSON string: GET, and SET with a TTL."""
 
     commands: ClassVar[Sequence[str]] = ("get", "set")
 
@@ -200,7 +200,7 @@ class JsonBlob(Contender):
 
 
 class Glide(JsonBlob):
-    """One shared ``GlideClient`` made as in its README ("Async Standalone Mode"), request timeout included."""
+    """One shared ``GlideClient``, with the options of its README ("Async Standalone Mode")."""
 
     name, title, package = "glide", "JSON on valkey-glide", "valkey-glide"
 
@@ -247,12 +247,12 @@ class Coredis(JsonBlob):
 
 #: All contenders by name, in the order of the tables.
 CONTENDERS: Final[Mapping[str, type[Contender]]] = {
-    kind.name: kind for kind in (ThisStore, LiveSession, ClientStore, Example, Aiogram, Telebot, Glide, Coredis, Ceiling)
+    kind.name: kind for kind in (ThisStore, LiveSession, ClientStore, JsonOnRedisPy, Aiogram, Telebot, Glide, Coredis, Ceiling)
 }
 
 
 def installed(package: str) -> str | None:
-    """The version of a distribution; None if it is not installed."""
+    """Returns the version of a distribution; None if it is not installed."""
     try:
         return version(package)
     except PackageNotFoundError:

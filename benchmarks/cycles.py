@@ -1,4 +1,7 @@
-"""Message cycles per second: handlers that load a session, change one key and save, over and over, for a time window."""
+"""Measures message cycles per second: handlers load a session, change one key and save, again and again, for some time.
+
+A part of ``python -m benchmarks.compare``.
+"""
 
 from __future__ import annotations
 
@@ -19,11 +22,11 @@ from .contenders import CONTENDERS
 from .processes import run
 from .workload import CHANGED_KEY, session_data, users_for
 
-#: Sessions stored at once while filling: fewer than any pool has connections.
+#: Number of sessions stored at once while filling: fewer than any contender has connections.
 _FILLERS: Final = 32
-#: Seconds at most until each handler has been through a cycle: of the warm-up, of the window, and of those that count.
+#: Longest wait in seconds until each handler has ended a cycle: in the warm-up, in the window, and after it.
 _LAP_SECONDS: Final = 20.0
-#: Seconds that the last cycles, which do not count, get to end before they are cancelled.
+#: Seconds after which cycles that still run at the end, and are not counted, are cancelled.
 _LAST_SECONDS: Final = 2.0
 
 
@@ -34,8 +37,8 @@ class Plan:
     Attributes:
         sizes: Names of session sizes.
         handlers: Numbers of concurrent handlers.
-        seconds: Length of a window.
-        warmup: Seconds before it.
+        seconds: Length of a time window.
+        warmup: Seconds of work before the window.
         loop: Name of the event loop.
     """
 
@@ -48,18 +51,18 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """What one contender did with sessions of one size and so many handlers, in one round.
+    """The figures of one contender with one session size and one number of handlers, in one round.
 
     Attributes:
-        contender: Its name.
-        size: Of the sessions.
-        handlers: Concurrent ones.
-        cycles_per_second: Completed without an error.
-        p50_ms: Median latency of a cycle in milliseconds; None where none was completed.
-        p99_ms: Its 99th percentile.
-        sockets: Connections that it had at the end.
-        errors: Of failed cycles, how many by the name of the exception.
-        seconds: How long it was measured.
+        contender: Name of the contender.
+        size: Name of the session size.
+        handlers: Number of concurrent handlers.
+        cycles_per_second: Cycles completed without an error.
+        p50_ms: Median latency of a cycle in milliseconds; None if no cycle was completed.
+        p99_ms: 99th percentile of the latency.
+        sockets: Connections in use at the end.
+        errors: Number of failed cycles, by the name of the exception.
+        seconds: Duration of the measurement.
     """
 
     contender: str
@@ -75,7 +78,7 @@ class Cell:
 
 @dataclass(slots=True)
 class Handler:
-    """What one handler counts: its cycles that began within the window, the first one's begin and the last one's end."""
+    """The counts of one handler: cycles that began within the window, when the first of them began and the last one ended."""
 
     is_warm: bool = False
     completed: int = 0
@@ -84,10 +87,10 @@ class Handler:
 
 
 class Window:
-    """The handlers of one cell, and the time in which the cycles that they begin count.
+    """The handlers of one cell, and the time window within which the cycles that they begin are counted.
 
-    Handlers move in waves: a thousand of them load, then all save. A count from one instant to another would hold a part of a
-    wave, so each handler's rate is taken over whole cycles of its own, and all keep working until the last of these has ended.
+    Handlers move in waves: a thousand of them load, then all of them save. A count between two instants would cut a wave in
+    two. Each handler's rate is therefore taken over whole cycles, and all handlers work until the last counted cycle has ended.
     """
 
     def __init__(self, contender: Contender, users: Sequence[int], count: int, numbers: itertools.count[int]) -> None:
@@ -104,7 +107,7 @@ class Window:
         self.errors: Counter[str] = Counter()
 
     async def measure(self, warmup: float, seconds: float) -> tuple[float, float]:
-        """Lets the handlers work; gives how many cycles a second were completed without an error, and how long that took."""
+        """Lets the handlers work; returns the cycles per second completed without an error, and the duration."""
         await asyncio.sleep(warmup)
         await self._until(lambda handler: handler.is_warm)
         began = perf_counter()
@@ -131,12 +134,12 @@ class Window:
 
     async def _until(self, reached: Callable[[Handler], bool]) -> None:
         latest = perf_counter() + _LAP_SECONDS
-        # Looks for itself: an event would be one more thing for the handlers to do in each cycle.
+        # Polls, because setting an event would cost the handlers time in each cycle.
         while not all(map(reached, self._handlers)) and perf_counter() < latest:  # noqa: ASYNC110
             await asyncio.sleep(0.005)
 
     async def _handle(self, handler: Handler, users: Sequence[int]) -> None:
-        """A cycle for each user in turn, until all is over."""
+        """Runs cycles, one user after the other, until ``stop``."""
         cycle, numbers, latencies = self._contender.cycle, self._numbers, self.latencies
         for user in itertools.cycle(users):
             counts = self._is_open
@@ -145,10 +148,10 @@ class Window:
                 handler.began = began
             try:
                 await cycle(user, CHANGED_KEY, next(numbers))
-            except Exception as error:  # noqa: BLE001 - whatever it is, it is counted and reported
+            except Exception as error:  # noqa: BLE001 - any error is counted and reported
                 if counts:
                     self.errors[type(error).__name__] += 1
-                # A failure that has waited for nothing must not keep the others from running.
+                # A cycle that failed at once has not let other tasks run yet.
                 await asyncio.sleep(0)
             else:
                 if counts:
@@ -162,7 +165,7 @@ class Window:
 
 
 def measure_all(connection: Connection, name: str, url: str, plan: Plan) -> None:
-    """The work of one process: all cells of one contender, each sent as it is done. Empties the server before each size."""
+    """The work of one process: sends each cell of one contender when it is measured. Empties the server before each size."""
     with connection, redis.Redis.from_url(url) as admin:
         run(_measure_all(connection, CONTENDERS[name](), url, plan, admin), plan.loop)
 
@@ -178,7 +181,7 @@ async def _measure_all(connection: Connection, contender: Contender, url: str, p
 
 
 async def _check(contender: Contender, url: str, size: str) -> None:
-    """Makes sure that the cycles have done what they were for: the first user's session is there, with another value."""
+    """Raises RuntimeError unless the cycles have changed the first user's session, and nothing but its one key."""
     await contender.open(url)
     data, before = await contender.load(1), session_data(size)
     await contender.close()
@@ -187,7 +190,7 @@ async def _check(contender: Contender, url: str, size: str) -> None:
 
 
 async def fill(contender: Contender, url: str, size: str, users: Sequence[int]) -> None:
-    """Stores a session of that size for each user, over connections of its own."""
+    """Stores a session of that size for each user, over new connections."""
     data = session_data(size)
     await contender.open(url)
     left = iter(users)
@@ -210,12 +213,12 @@ async def _cell(
     admin: redis.Redis,
 ) -> Cell:
     users = users_for(size, handlers)
-    # With its own connections in each cell: a pool would show those of the cell before.
+    # New connections for each cell: an old pool would still have those of the previous cell.
     await contender.open(url, users)
     gc.collect()
     window = Window(contender, users, handlers, numbers)
     per_second, seconds = await window.measure(plan.warmup, plan.seconds)
-    # All but the one that asks: nobody else uses this server.
+    # Without the connection of ``admin``. No other client uses this server.
     sockets = len(admin.client_list()) - 1
     await window.stop()
     await contender.close()
@@ -234,7 +237,7 @@ async def _cell(
 
 
 def percentile(ordered: Sequence[float], share: float) -> float | None:
-    """The value below which that share of the ordered seconds lies, in milliseconds; None if there are none."""
+    """Returns a percentile of durations in ascending order: seconds in, milliseconds out; None without durations."""
     if not ordered:
         return None
     return 1000 * ordered[min(len(ordered) - 1, int(share * len(ordered)))]

@@ -1,6 +1,8 @@
-"""The memory and the server's time that a session takes, by ``hash-max-listpack-value``: ``python -m benchmarks.encoding``.
+"""Measures memory and server time of sessions under several values of the server's option ``hash-max-listpack-value``.
 
-Memory is that of the server's data, without what a key costs in its table. Prints Markdown.
+Run ``python -m benchmarks.encoding``. It starts Redis servers of its own, takes some minutes, and prints a table in Markdown:
+bytes of a session, microseconds of an update and of a load. Memory is that of the data, without the key's entry in the server's
+table.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ SESSIONS: Final[dict[str, dict[str, Any]]] = {
 
 
 async def measure(url: str, data: dict[str, Any], admin: redis.Redis) -> tuple[float, float, float]:
-    """Bytes a session; the server's microseconds for an update and for a load."""
+    """Returns bytes per session, and the server's microseconds for an update and for a load."""
     before: Any = admin.info("memory")
     async with SessionStore.from_url(url) as store:
         await asyncio.gather(*(store.set(user, CHANNEL, BotSession(str(user), str(CHANNEL), data)) for user in range(USERS)))
@@ -41,7 +43,7 @@ async def measure(url: str, data: dict[str, Any], admin: redis.Redis) -> tuple[f
 
 
 def main() -> None:
-    """The command line."""
+    """Prints the table."""
     lines = ["| bytes a session (µs an update, a load) | " + " | ".join(SESSIONS) + " |", "|---:|" + "---:|" * len(SESSIONS)]
     for value in SETTINGS:
         cells = []

@@ -1,6 +1,8 @@
-"""Event isolation for aiogram: this package's and aiogram's own, side by side: ``python -m benchmarks.isolation``.
+"""Compares event isolations for aiogram: ``BotSessionIsolation`` and aiogram's own ``RedisEventIsolation``.
 
-Two clients, as two processes of a bot would have, in one process, on one embedded Redis. Not a bot: handlers are empty.
+Run ``python -m benchmarks.isolation`` in an environment with aiogram. It takes about a minute, and prints the medians for each:
+events per second, commands while events wait, and how fast a waiting event gets its turn. Two clients in one process, on one
+embedded Redis, stand for two processes of a bot; handlers are empty.
 """
 
 from __future__ import annotations
@@ -19,9 +21,9 @@ from redis_botsession.embedded import LocalServer
 
 ROUNDS: Final = 3
 WAITING: Final = 100
-#: Seconds for which the commands are counted.
+#: Duration in seconds of the count of commands.
 WATCHED: Final = 1.0
-#: Seconds until those who wait have found out that they have to.
+#: Seconds after which all waiting events have tried to begin and found that they must wait.
 SETTLED: Final = 0.5
 HANDOVERS: Final = 20
 
@@ -47,7 +49,7 @@ async def _two(make: Callable[[str], Any], url: str) -> AsyncIterator[tuple[Any,
         for isolation in isolations:
             await isolation.close()
             if hasattr(isolation, "redis"):
-                # aiogram leaves that to its storage.
+                # aiogram's isolation does not close its client; its storage does.
                 await isolation.redis.aclose()
 
 
@@ -64,7 +66,7 @@ async def _events(isolation: Any, user: int, count: int) -> None:
 
 
 async def _rate(isolation: Any, users: int, each: int) -> float:
-    """Events per second."""
+    """Returns events per second."""
     begun = time.perf_counter()
     await asyncio.gather(*(_events(isolation, user, each) for user in range(users)))
     return users * each / (time.perf_counter() - begun)
@@ -76,13 +78,13 @@ async def _commands(client: redis.asyncio.Redis) -> int:
 
 
 async def _waiting(one: Any, other: Any, client: redis.asyncio.Redis) -> tuple[float, float]:
-    """Commands per second while many wait; then seconds until all of them were served."""
+    """Returns commands per second while many events wait, and seconds until all of them were handled."""
     async with one.lock(_key(0)):
         waiting = [asyncio.create_task(_events(isolation, 0, 1)) for isolation in (one, other) for _ in range(WAITING // 2)]
         await asyncio.sleep(SETTLED)
         before = await _commands(client)
         await asyncio.sleep(WATCHED)
-        # The first INFO is among them.
+        # Without the first INFO, which is counted, too.
         rate = (await _commands(client) - before - 1) / WATCHED
         begun = time.perf_counter()
     await asyncio.gather(*waiting)
@@ -90,7 +92,7 @@ async def _waiting(one: Any, other: Any, client: redis.asyncio.Redis) -> tuple[f
 
 
 async def _handover(one: Any, other: Any) -> float:
-    """Median of the milliseconds from the end of a handler to the start of the next one, of the other client."""
+    """Returns the median milliseconds from the end of a handler to the start of the next one, on the other client."""
     waits: list[float] = []
     for n in range(HANDOVERS):
         async with one.lock(_key(0)):
@@ -101,7 +103,7 @@ async def _handover(one: Any, other: Any) -> float:
                     entered.set_result(time.perf_counter())
 
             task = asyncio.create_task(enter())
-            # Not in step with those who look at fixed intervals.
+            # At varying times, because an isolation may poll at fixed intervals.
             await asyncio.sleep(0.1 + n / HANDOVERS / 10)
             ended = time.perf_counter()
         waits.append((await entered - ended) * 1000)
@@ -110,7 +112,7 @@ async def _handover(one: Any, other: Any) -> float:
 
 
 async def measure(make: Callable[[str], Any], url: str) -> dict[str, float]:
-    """One round; by what is measured."""
+    """Measures one round; returns its figures by their names."""
     async with redis.asyncio.Redis.from_url(url) as client, _two(make, url) as (one, other):
         results = {
             "events per second of 1 user": await _rate(one, 1, 1000),
@@ -124,7 +126,7 @@ async def measure(make: Callable[[str], Any], url: str) -> dict[str, float]:
 
 
 def main() -> None:
-    """Prints the median of each over the rounds, for both."""
+    """Prints the medians over the rounds, for both isolations."""
     with LocalServer(tcp=True) as server:
         for title, make in (("BotSessionIsolation", _this), ("aiogram's RedisEventIsolation", _aiogram)):
             rounds = [asyncio.run(measure(make, server.url)) for _ in range(ROUNDS)]

@@ -1,8 +1,9 @@
-"""How many of 100 concurrent updates of one session, each of a key of its own, are kept: ``python -m benchmarks.lost_updates``.
+"""Counts how many of 100 concurrent updates of one session, each of a different key, are kept.
 
-Once all from one process, once from four, as when many processes serve one bot. Each contender is used as its documentation
-says, on one embedded Redis; frameworks with what they bring along, and with the adapters for them. Those that are not
-installed are left out: ``pip install "redis-botsession[bench]"``.
+Run ``python -m benchmarks.lost_updates`` in an environment with ``redis-botsession[bench]``; packages that are not installed
+are left out. It takes about a minute, and prints a line for each contender: keys kept when all updates come from one process,
+and from four, as when several processes serve one bot. Each contender is used as its documentation shows, on one embedded
+Redis; frameworks are measured with their own storages and with this package's adapters.
 """
 
 from __future__ import annotations
@@ -23,10 +24,10 @@ from .contenders import installed
 from .processes import in_child, to_stderr
 
 UPDATES: Final = 100
-#: In how many processes.
+#: Numbers of processes that the updates come from.
 PROCESSES: Final = (1, 4)
-#: Those that keep sessions in a way of their own; the others of this package do as ``store`` does.
-NAMES: Final = ("store", "live", "example", "aiogram", "telebot", "glide", "coredis")
+#: Contenders of ``benchmarks.compare`` that are measured; the others write in the same way as one of these.
+NAMES: Final = ("store", "live", "json", "aiogram", "telebot", "glide", "coredis")
 _USER: Final = 1
 
 
@@ -64,7 +65,7 @@ def _send_data(connection: Connection, name: str, url: str) -> None:
 
 
 def kept(name: str, processes: int) -> int:
-    """Runs the updates from so many processes on a server of their own; gives how many keys are there afterwards."""
+    """Runs the updates from so many processes, on a server of their own, and returns how many keys were kept."""
     context = multiprocessing.get_context("spawn")
     start = context.Barrier(processes)
     keys = [f"k{n}" for n in range(UPDATES)]
@@ -84,7 +85,7 @@ def kept(name: str, processes: int) -> int:
 
 
 def main() -> None:
-    """Prints what each contender keeps."""
+    """Prints how many updates each contender keeps."""
     for name in dict.fromkeys((*NAMES, *PAIRS)):
         contender = ALL[name]
         version = installed(contender.package)

@@ -1,6 +1,6 @@
-"""What a contender costs besides time: bytes on the wire, the server's memory and its processor.
+"""Measures the costs of a contender besides time: bytes on the wire, the server's memory and its processor.
 
-Each ``measure_...`` is the work of one process and sends one dict; ``python -m benchmarks.compare`` runs them.
+Each ``measure_...`` is the work of one process and sends one dict. A part of ``python -m benchmarks.compare``.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from .cycles import fill
 from .processes import run
 from .workload import CHANGED_KEY
 
-#: Updates that bytes are counted over.
+#: Number of updates over which bytes are counted.
 _UPDATES: Final = 100
 _HANDLERS: Final = 16
 
@@ -46,13 +46,13 @@ async def _wire(contender: Contender, url: str, admin: redis.Redis) -> dict[str,
 async def _bytes(
     change: Callable[[int, str, object], Awaitable[None]], numbers: itertools.count[int], admin: redis.Redis
 ) -> tuple[float, float]:
-    # Connecting and making a script known happen once.
+    # The first call connects and loads the script, which happens only once.
     await change(1, CHANGED_KEY, next(numbers))
     first, second = _traffic(admin), _traffic(admin)
     for _ in range(_UPDATES):
         await change(1, CHANGED_KEY, next(numbers))
     third = _traffic(admin)
-    # Between two of them, one INFO has been asked for and answered.
+    # Without the bytes of one INFO, which lie between any two readings.
     to_server, from_server = ((c - b - (b - a)) / _UPDATES for a, b, c in zip(first, second, third, strict=True))
     return to_server, from_server
 
@@ -63,14 +63,14 @@ def _traffic(admin: redis.Redis) -> tuple[int, int]:
 
 
 def measure_memory(connection: Connection, name: str, url: str, loop: str, counts: dict[str, int]) -> None:
-    """Sends for each size the bytes of the server's memory per session, of users who have one each."""
+    """Sends, for each size, bytes of the server's memory per session; each user has one session."""
     with connection, redis.Redis.from_url(url) as admin:
         connection.send({size: _memory(CONTENDERS[name](), url, loop, size, count, admin) for size, count in counts.items()})
 
 
 def _memory(contender: Contender, url: str, loop: str, size: str, count: int, admin: redis.Redis) -> float:
     admin.flushall()
-    # A script or a buffer that stays is no part of a session.
+    # Stores one session first, so that scripts and buffers that stay are not counted.
     run(fill(contender, url, size, (1,)), loop)
     before = _used(admin)
     run(fill(contender, url, size, range(2, 2 + count)), loop)
@@ -85,7 +85,7 @@ def _used(admin: redis.Redis) -> int:
 
 
 def measure_server(connection: Connection, name: str, url: str, loop: str, cycles: int) -> None:
-    """Sends microseconds of the server per message cycle of a small session: in commands, and of its process as a whole."""
+    """Sends the server's microseconds per message cycle of a small session: in commands, and of its process as a whole."""
     with connection, redis.Redis.from_url(url) as admin:
         connection.send(run(_server(CONTENDERS[name](), url, cycles, admin), loop))
 
@@ -110,7 +110,7 @@ async def _server(contender: Contender, url: str, cycles: int, admin: redis.Redi
     await contender.close()
     missing = [command for command in contender.commands if f"cmdstat_{command}" not in stats]
     if missing:
-        raise RuntimeError(f"{contender.name} was said to send {missing}, but did not")
+        raise RuntimeError(f"{contender.name} should send {missing}, but did not")
     commands = sum(stats[f"cmdstat_{command}"]["usec"] for command in contender.commands)
     return {"commands_us": commands / cycles, "process_us": 1e6 * process / cycles}
 

@@ -1,4 +1,4 @@
-"""Runs work in a fresh process, so that no contender pays for what another has left behind."""
+"""Runs work in a fresh process, so that no contender is slowed down by what another one left in memory."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ def run(main: Coroutine[Any, Any, T], loop: str) -> T:
 
 
 def to_stderr(work: Callable[..., None], *args: object) -> None:
-    """For a process of its own: runs the work with the standard output going where the errors go.
+    """Runs ``work`` with the standard output redirected to the standard error; called in a new process.
 
-    A library may log there, and the standard output of a run is for its results.
+    A library may print, and the standard output is for the results of the run.
     """
     os.dup2(2, 1)
     work(*args)
 
 
 def in_child(work: Callable[..., None], *args: object) -> Iterator[Any]:
-    """Runs ``work(connection, *args)`` in a process of its own; yields what it sends.
+    """Runs ``work(connection, *args)`` in a new process; yields the objects that it sends.
 
     Raises:
         RuntimeError: the process failed; its traceback is on stderr.
@@ -57,14 +57,14 @@ def in_child(work: Callable[..., None], *args: object) -> Iterator[Any]:
 
 
 class Background:
-    """Runs ``work(connection)`` beside what happens within ``with``, until it is told to stop.
+    """Runs ``work(connection, *args)`` in a new process during a ``with`` block.
 
     Args:
-        work: Sends once when it is ready; ends when it receives something, and then sends a result.
-        args: More arguments for it.
+        work: Sends a message when it is ready; when it receives one, it sends a result and returns.
+        args: More arguments for ``work``.
 
     Attributes:
-        result: What it sent last.
+        result: The result, after the block.
     """
 
     def __init__(self, work: Callable[..., None], *args: object) -> None:

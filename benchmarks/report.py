@@ -1,4 +1,4 @@
-"""The results as Markdown."""
+"""Formats the results as tables in Markdown."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .workload import session_data
 
 
 def report(results: Mapping[str, Any]) -> str:
-    """All tables, as Markdown."""
+    """Returns all tables."""
     return "\n\n".join(_sections(results)) + "\n"
 
 
@@ -25,7 +25,7 @@ def _sections(results: Mapping[str, Any]) -> Iterator[str]:
     )
     yield ", ".join(f"{package} {version}" for package, version in results["versions"].items())
     if settings["quick"]:
-        yield "**A quick run: these figures say only that the benchmark works.**"
+        yield "**A quick run: it shows only that the benchmark works. Its figures mean nothing.**"
     titles = {contender["name"]: contender["title"] for contender in results["contenders"]}
     for size in settings["sizes"]:
         yield from _cycles(results, titles, size)
@@ -64,8 +64,8 @@ def _cycles(results: Mapping[str, Any], titles: Mapping[str, str], size: str) ->
 
     columns = [f"{number:,}" for number in handlers]
     yield (
-        f"Cycles (load, change one key, save) per second, by concurrent handlers; in brackets those of "
-        f"{titles.get(REFERENCE, REFERENCE)} divided by these; \\*: beside failed cycles, which are not counted."
+        f"Cycles (load, change one key, save) per second, by concurrent handlers; in brackets the cycles of "
+        f"{titles.get(REFERENCE, REFERENCE)} divided by these; \\*: besides failed cycles, which are not counted."
     )
     yield table(["", *columns], rows(speed))
     yield "Latency of the completed cycles in ms, p50 / p99:"
@@ -115,7 +115,7 @@ def _costs(results: Mapping[str, Any], titles: Mapping[str, str]) -> Iterator[st
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table in Markdown; all columns but the first are numbers."""
+    """Returns a table in Markdown; all columns but the first are numbers."""
     lines = [head, ["---", *("---:" for _ in head[1:])], *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
@@ -125,7 +125,7 @@ def _ms(value: float | None) -> str:
 
 
 def _short(value: float) -> str:
-    """Three digits that matter."""
+    """Returns a number with about three significant digits."""
     if value == int(value) or value >= 100:
         return f"{value:,.0f}"
     return f"{value:.1f}" if value >= 10 else f"{value:.2f}"

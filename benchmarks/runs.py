@@ -1,4 +1,4 @@
-"""One run of the comparison: all contenders in turn, several rounds, each in a fresh process; then what they cost besides."""
+"""Runs the comparison: several rounds of message cycles, each contender in a fresh process; then the other costs."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ from .processes import LOOPS, in_child
 from .summary import medians, targets
 from .workload import SIZES
 
-#: Contenders whose sessions take memory in a way of their own; the others do as one of these.
-_MEMORY: Final = ("store", "example", "aiogram", "telebot", "glide")
+#: Contenders whose memory is measured; the others store sessions in the same form as one of these.
+_MEMORY: Final = ("store", "json", "aiogram", "telebot", "glide")
 #: Distributions whose versions matter besides those of the contenders.
 _PACKAGES: Final = ("redis", "hiredis", "msgpack", "uvloop")
 
@@ -37,23 +37,23 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What is measured, and how long.
+    """What is measured, and for how long.
 
     Attributes:
-        quick: Whether the figures mean nothing.
-        rounds: Through all contenders.
-        seconds: Length of the window of a cell.
-        warmup: Seconds before it.
-        only: Names of contenders.
-        sizes: Of sessions.
-        handlers: Numbers of concurrent ones.
-        loop: The event loop.
-        cycles_only: Whether what comes after the cycles is left out.
-        lost_runs: Runs of the lost updates.
-        others: Keys beside those of the user who is cleared.
+        quick: Whether the run only shows that everything works; its figures mean nothing.
+        rounds: Number of rounds through all contenders.
+        seconds: Length of the time window of a cell.
+        warmup: Seconds of work before the window.
+        only: Names of the contenders.
+        sizes: Names of the session sizes.
+        handlers: Numbers of concurrent handlers.
+        loop: Name of the event loop.
+        cycles_only: Whether only message cycles are measured.
+        lost_runs: Number of runs of the lost updates.
+        others: Number of keys of other users beside the user who is cleared.
         clear_rounds: How often the user is cleared.
-        server_cycles: Message cycles that the server's time is taken over.
-        memory_counts: Sessions of each size that the memory is taken over.
+        server_cycles: Number of message cycles over which the server's time is measured.
+        memory_counts: Number of sessions of each size over which memory is measured.
     """
 
     quick: bool = False
@@ -73,7 +73,7 @@ class Settings:
 
     @classmethod
     def shortest(cls) -> Self:
-        """A run that shows that all of it works."""
+        """Returns the settings of a run that only shows that everything works."""
         return cls(
             quick=True,
             rounds=1,
@@ -90,7 +90,7 @@ class Settings:
 
 
 class Run:
-    """Measures all that the settings say, with a progress bar on the standard error if that is a terminal."""
+    """One run with some settings; shows a progress bar on the standard error if that is a terminal."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -108,7 +108,7 @@ class Run:
         )
 
     def results(self) -> dict[str, Any]:
-        """Runs it all; gives what ``--json`` writes. A contender that fails as a whole is in ``failures``."""
+        """Measures everything, and returns what ``--json`` writes. Measurements that failed are in ``failures``."""
         settings = self._settings
         with self._progress, LocalServer(tcp=True) as server:
             results: dict[str, Any] = {
@@ -141,7 +141,7 @@ class Run:
         cells: list[dict[str, Any]] = []
         for number in range(settings.rounds):
             first = number % len(names)
-            # Nobody is always the first, or always after the same one.
+            # Each round begins with another contender, so that no contender is always the first.
             for place, name in enumerate(names[first:] + names[:first]):
                 self._progress.update(task, description=f"message cycles, round {number + 1}, {name}")
                 with self._noting(f"{name}: message cycles, round {number + 1}"):
@@ -192,7 +192,7 @@ class Run:
 
     @contextmanager
     def _noting(self, what: str) -> Iterator[None]:
-        """One that fails does not take the figures of all others with it."""
+        """Notes a measurement that fails, so that the run goes on with the others."""
         try:
             yield
         except RuntimeError as error:

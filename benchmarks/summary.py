@@ -1,4 +1,4 @@
-"""From the results of all rounds to medians and to what they are held against."""
+"""Takes the medians over all rounds, and compares them with the targets."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-#: What all others are compared with.
+#: The contender that all others are compared with.
 REFERENCE: Final = "store"
 #: A contender, a session size and a number of handlers.
 Place = tuple[str, str, int]
@@ -20,10 +20,10 @@ class Median:
 
     Attributes:
         cycles_per_second: Completed without an error.
-        p50_ms: Latency in milliseconds; None where no cycle was completed in any round.
-        p99_ms: The same.
-        sockets: The most of any round.
-        errors: Failed cycles of all rounds together, by the name of the exception.
+        p50_ms: Median latency in milliseconds; None if no cycle was completed in any round.
+        p99_ms: 99th percentile of the latency, likewise.
+        sockets: Most connections in any round.
+        errors: Number of failed cycles of all rounds together, by the name of the exception.
     """
 
     cycles_per_second: float
@@ -35,13 +35,13 @@ class Median:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """One line of what was hoped for.
+    """A target of the comparison.
 
     Attributes:
         text: What is measured.
-        value: What it is.
-        wanted: Like "at least 7".
-        reached: Whether it is so.
+        value: The measured value.
+        wanted: The target, such as "at least 7".
+        reached: Whether the value meets it.
     """
 
     text: str
@@ -51,7 +51,7 @@ class Target:
 
 
 def medians(cells: Iterable[Mapping[str, Any]]) -> dict[Place, Median]:
-    """Puts the rounds together."""
+    """Returns the medians over the rounds."""
     rounds: dict[Place, list[Mapping[str, Any]]] = {}
     for cell in cells:
         rounds.setdefault((cell["contender"], cell["size"], cell["handlers"]), []).append(cell)
@@ -77,7 +77,7 @@ def _median_of(values: Iterable[float | None]) -> float | None:
 
 
 def ratio(all_medians: Mapping[Place, Median], size: str, handlers: int, other: str) -> float | None:
-    """How many times the cycles per second of ``other`` the reference does; None if one of them is missing or did nothing."""
+    """Returns the reference's cycles per second divided by those of ``other``; None if one is missing or ``other`` has none."""
     ours, theirs = all_medians.get((REFERENCE, size, handlers)), all_medians.get((other, size, handlers))
     if ours is None or theirs is None or not theirs.cycles_per_second:
         return None
@@ -85,7 +85,7 @@ def ratio(all_medians: Mapping[Place, Median], size: str, handlers: int, other: 
 
 
 def targets(results: Mapping[str, Any]) -> list[Target]:
-    """What the results are held against; what was not measured is left out. All on small sessions."""
+    """Compares the results with the targets, all for small sessions; leaves out what was not measured."""
     cells = medians(results["cycles"])
     found: list[Target] = []
 
@@ -98,26 +98,26 @@ def targets(results: Mapping[str, Any]) -> list[Target]:
             found.append(Target(text, value, f"at most {most:,g}", value <= most))
 
     for other, title, handlers, least in (
-        ("example", "the bot library's Redis example", 64, 7.0),
+        ("json", "JSON on redis-py", 64, 7.0),
         ("glide", "JSON on valkey-glide", 64, 2.5),
         ("glide", "JSON on valkey-glide", 512, 4.0),
         ("ceiling", "the ceiling", 64, 0.75),
         ("ceiling", "the ceiling", 512, 0.75),
     ):
         add(f"cycles/s at {handlers} handlers, times {title}", ratio(cells, "small", handlers, other), least=least)
-    ours, theirs = cells.get((REFERENCE, "small", 1)), cells.get(("example", "small", 1))
+    ours, theirs = cells.get((REFERENCE, "small", 1)), cells.get(("json", "small", 1))
     if ours and theirs and ours.p50_ms and theirs.p50_ms:
-        add("p50 of one handler, times the bot library's Redis example", ours.p50_ms / theirs.p50_ms, most=1)
+        add("p50 of one handler, times JSON on redis-py", ours.p50_ms / theirs.p50_ms, most=1)
     if crowd := cells.get((REFERENCE, "small", 5000)):
         add("failed cycles at 5,000 handlers", sum(crowd.errors.values()), most=0)
         add("connections at 5,000 handlers", crowd.sockets, most=4)
     if clear := results.get("clear"):
-        speedup = clear["example"]["median_ms"] / clear[REFERENCE]["median_ms"]
+        speedup = clear["json"]["median_ms"] / clear[REFERENCE]["median_ms"]
         add(f"clear(user) beside {clear['others']:,} other keys, times faster than KEYS", speedup, least=1000)
     return found
 
 
 def lost(results: Mapping[str, Any], name: str, processes: int) -> float:
-    """Updates kept, the median over the runs."""
+    """Returns how many updates were kept: the median over the runs."""
     runs: list[int] = results["lost_updates"][name][str(processes)]
     return statistics.median(runs)

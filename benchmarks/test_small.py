@@ -1,4 +1,8 @@
-"""The small things, by pytest-benchmark: ``pytest benchmarks -o addopts= --benchmark-only``."""
+"""Measures single steps of a load and an update, with pytest-benchmark.
+
+Run ``python -m pytest benchmarks -o addopts= --benchmark-only`` in an environment with ``redis-botsession[bench]``. It takes
+about a minute, and prints a table of durations for each step and session size.
+"""
 
 from __future__ import annotations
 
@@ -47,7 +51,7 @@ def runner() -> Iterator[asyncio.Runner]:
 
 @pytest.fixture
 def store(server: LocalServer, runner: asyncio.Runner, data: dict[str, Any]) -> Iterator[SessionStore]:
-    """With the session of that size in it."""
+    """A store that holds a session of that size."""
 
     async def make() -> SessionStore:
         made = SessionStore.from_url(server.url)

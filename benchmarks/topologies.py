@@ -1,8 +1,9 @@
-"""One server against clusters, sentinels and durable writes, on real processes: ``python -m benchmarks.topologies``.
+"""Compares one server with a cluster, Sentinel and durable writes, on real processes.
 
-Message cycles (load, change one key, save) per second and how busy the client's processor was; then the longest wait of a call
-after ``kill -9`` of a primary, with a node timeout of 1 s (cluster) and ``down-after-milliseconds`` 500 (Sentinel).
-Runs in a checkout, with the development requirements; prints Markdown; nothing else should run on the machine.
+Run ``python -m benchmarks.topologies`` in a checkout, with the development requirements. It takes some minutes, and nothing
+else should run on the machine. It prints two tables in Markdown: message cycles (load, change one key, save) per second, with
+the load on the client's processor; and the longest wait of a call after ``kill -9`` of a primary, with a node timeout of 1 s
+(cluster) and ``down-after-milliseconds`` 500 (Sentinel).
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ _NEWEST: Final = next(server for server in SERVERS if server.id == "redis-8.2")
 
 @dataclass(frozen=True)
 class Case:
-    """A store to measure: where it is, and the options of ``SessionStore.from_url``."""
+    """A store to measure: the URL and options for ``SessionStore.from_url``."""
 
     name: str
     url: str
@@ -40,7 +41,7 @@ class Case:
 
 @contextmanager
 def cases() -> Iterator[list[Case]]:
-    """All of them, running."""
+    """Starts the servers of all cases, and yields the cases."""
     binary, env = _NEWEST.locate()
     with ExitStack() as stack:
         one = stack.enter_context(LocalServer(binary, env=env, tcp=True))
@@ -56,7 +57,7 @@ def cases() -> Iterator[list[Case]]:
 
 
 async def measure(case: Case, handlers: int, seconds: float) -> tuple[float, float]:
-    """Cycles a second, and the share of one core that the client took."""
+    """Returns cycles per second, and the share of one core that the client used."""
     users = users_for("small", handlers)
     async with SessionStore.from_url(case.url, **case.options) as store:
         await asyncio.gather(*(store.set(user, CHANNEL, _session(user)) for user in users))
@@ -80,16 +81,21 @@ async def measure(case: Case, handlers: int, seconds: float) -> tuple[float, flo
 
 
 async def recover(servers: ClusterServers | SentinelServers) -> tuple[float, int, int, int]:
-    """Seconds without an answer after a primary is killed; writes acknowledged, of these lost, and in doubt."""
+    """Kills a primary under load.
+
+    Returns:
+        The longest wait of a call in seconds; the number of acknowledged writes; of these, the lost ones; and of writes whose
+        outcome is unknown.
+    """
     users = range(64)
-    told: set[tuple[int, str]] = set()
-    doubtful, longest = 0, 0.0
+    acknowledged: set[tuple[int, str]] = set()
+    unknown, longest = 0, 0.0
     is_over = False
     async with SessionStore.from_url(servers.url, timeout=60) as store:
         victim = servers.primary_of(0) if isinstance(servers, ClusterServers) else servers.primary()
 
         async def write(user: int) -> None:
-            nonlocal doubtful, longest
+            nonlocal unknown, longest
             before = time.perf_counter()
             for number in itertools.count():
                 if is_over:
@@ -97,9 +103,9 @@ async def recover(servers: ClusterServers | SentinelServers) -> tuple[float, int
                 try:
                     await store.update(user, CHANNEL, {f"n{number}": number})
                 except OutcomeUnknown:
-                    doubtful += 1
+                    unknown += 1
                 else:
-                    told.add((user, f"n{number}"))
+                    acknowledged.add((user, f"n{number}"))
                 now = time.perf_counter()
                 before, longest = now, max(longest, now - before)
 
@@ -112,11 +118,11 @@ async def recover(servers: ClusterServers | SentinelServers) -> tuple[float, int
         await asyncio.gather(*writing)
         sessions = await asyncio.gather(*(store.get(user, CHANNEL) for user in users))
     kept = {(user, key) for user, session in zip(users, sessions, strict=True) if session for key in session.data}
-    return longest, len(told), len(told - kept), doubtful
+    return longest, len(acknowledged), len(acknowledged - kept), unknown
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """The command line."""
+    """Runs the command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.topologies", description=(__doc__ or "").split(":", 1)[0])
     parser.add_argument("--rounds", type=int, default=5, help="rounds through all cases (%(default)s)")
     parser.add_argument("--seconds", type=float, default=1.0, help="length of a window (%(default)s)")
@@ -133,14 +139,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for name in names:
         cells = [[statistics.median(column) for column in zip(*figures[name, handlers], strict=True)] for handlers in HANDLERS]
         lines.append(f"| {name} | " + " | ".join(f"{speed:,.0f} ({busy:.0%})" for speed, busy in cells) + " |")
-    lines += ["", "| kill -9 of a primary | longest wait | acknowledged | lost | in doubt |", "|---|---:|---:|---:|---:|"]
+    lines += [
+        "",
+        "| kill -9 of a primary | longest wait | acknowledged | lost | outcome unknown |",
+        "|---|---:|---:|---:|---:|",
+    ]
     for title, kind in (("cluster of 3", ClusterServers), ("Sentinel", SentinelServers)):
         runs = []
         for _ in range(options.rounds):
             with kind(*_NEWEST.locate()) as servers:
                 runs.append(asyncio.run(recover(servers)))
-        wait, told, lost, doubtful = (statistics.median(column) for column in zip(*runs, strict=True))
-        lines.append(f"| {title} | {wait:.1f} s | {told:,.0f} | {lost:,.0f} | {doubtful:,.0f} |")
+        wait, acknowledged, lost, unknown = (statistics.median(column) for column in zip(*runs, strict=True))
+        lines.append(f"| {title} | {wait:.1f} s | {acknowledged:,.0f} | {lost:,.0f} | {unknown:,.0f} |")
     sys.stdout.write("\n".join(lines) + "\n")
 
 

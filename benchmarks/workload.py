@@ -1,6 +1,6 @@
 """The sessions that the benchmarks store: small (6 keys), medium (about 1 KB as JSON) and large (about 64 KB).
 
-All of it is what JSON can say, so that every contender carries the same.
+They hold only what JSON can express, so that every contender stores the same data.
 """
 
 from __future__ import annotations
@@ -9,9 +9,9 @@ import copy
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-#: The top-level key that a message cycle changes; it is there in every session.
+#: The top-level key that a message cycle changes; every session has it.
 CHANGED_KEY: Final = "tries"
-#: The channel of every session: one session a user.
+#: The channel of every session: each user has one session.
 CHANNEL: Final = 7
 
 _WORDS: Final = (
@@ -43,7 +43,7 @@ _WORDS: Final = (
 
 
 def _text(first: int, words: int) -> str:
-    """A text of so many words; another for each ``first``."""
+    """Returns a text of so many words, a different one for each ``first``."""
     return " ".join(_WORDS[(first * 7 + n * (1 + first % 5)) % len(_WORDS)] for n in range(words))
 
 
@@ -77,10 +77,10 @@ SIZES: Final = tuple(_SESSIONS)
 
 
 def session_data(size: str) -> dict[str, Any]:
-    """A session's data of that size, the caller's own copy."""
+    """Returns a copy of the session data of that size."""
     return copy.deepcopy(_SESSIONS[size])
 
 
 def users_for(size: str, handlers: int) -> Sequence[int]:
-    """The users for so many handlers at once: 1,000, or one for each handler, but no more than 64 MB of sessions."""
+    """Returns the users for so many handlers: 1,000, or one for each handler, but not more than 64 MB of sessions."""
     return range(1, 1 + (1000 if size == "large" else max(handlers, 1000)))

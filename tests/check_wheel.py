@@ -1,6 +1,6 @@
-"""Builds the sdist and, from it, the wheel; installs that into a fresh environment and puts it through the contract there.
+"""Builds the sdist and, from it, the wheel; installs the wheel into a new environment, and runs the contract there.
 
-Run it with ``python -m tests.check_wheel``. Everything happens outside of the checkout, so that nothing of it can help.
+Run ``python -m tests.check_wheel``. It works outside of the checkout, so that no file can be taken from there.
 """
 
 from __future__ import annotations
@@ -66,13 +66,13 @@ def main() -> None:
         venv.create(work / "venv", with_pip=True)
         python = work / "venv" / "bin" / "python"
         pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-        # First alone: what it depends on must be enough.
+        # First without extras, because the required dependencies alone must be enough.
         subprocess.run([*pip, str(wheel)], check=True)
         subprocess.run([str(python), "-c", "import redis_botsession; redis_botsession.memory_store()"], check=True, cwd=work)
         subprocess.run([str(work / "venv" / "bin" / "botsession"), "--version"], check=True, cwd=work)
         subprocess.run([*pip, f"{wheel}[embedded,testing,adapters]"], check=True)
         for adapter in ADAPTERS:
-            # Each in a process of its own: none needs what another has imported.
+            # Each in a new process, because no adapter may depend on what another one imports.
             subprocess.run([str(python), "-c", f"import redis_botsession.adapters.{adapter}"], check=True, cwd=work)
         (work / "test_installed.py").write_text(INSTALLED_TESTS, "utf-8")
         subprocess.run([str(python), "-m", "pytest", "-q", "test_installed.py"], check=True, cwd=work)

@@ -1,4 +1,4 @@
-"""Backends and servers for the tests."""
+"""Fixtures for all tests: servers of each version, stores and clients on them, and servers with scripted replies."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from redis_botsession._protocol.layout import Keys
 from redis_botsession.embedded import LocalServer, ServerFailed
 
 from .support.redis_servers import CI, SERVERS, Server
-from .support.scripted_server import Scripted
+from .support.scripted_server import ScriptedServer
 
-pytest.register_assert_rewrite("redis_botsession.testing")
+pytest.register_assert_rewrite("redis_botsession.testing", "tests.faults.soak")
 
-# A machine that is busy is no failure. In CI a run can be repeated; elsewhere each looks for what is new.
+# A busy machine must not fail tests. In CI the examples are always the same; elsewhere each run draws new ones.
 hypothesis.settings.register_profile(
     "tests", deadline=None, derandomize=CI, suppress_health_check=[hypothesis.HealthCheck.too_slow]
 )
@@ -29,16 +29,16 @@ hypothesis.settings.load_profile("tests")
 
 
 class Servers:
-    """The running servers, started when a test first asks for one."""
+    """Starts a server of each version when a test first needs it, and keeps it running."""
 
     def __init__(self, stack: ExitStack) -> None:
         self._stack = stack
         self._running: dict[Server, LocalServer] = {}
 
     def url(self, server: Server) -> str:
-        """Where ``server`` listens.
+        """Returns the URL of a running server of this version.
 
-        Skips the test where the server cannot be had; fails it in CI.
+        Skips the test if the server is not available; fails it in CI.
         """
         if server not in self._running:
             try:
@@ -46,7 +46,7 @@ class Servers:
                 local = LocalServer(binary, env=env, tcp=True)
                 local.start()
             except (OSError, subprocess.CalledProcessError, ServerFailed) as error:
-                reason = f"{server.id} cannot be had: {error} {getattr(error, 'stderr', '')}"
+                reason = f"{server.id} is not available: {error} {getattr(error, 'stderr', '')}"
                 if CI:
                     pytest.fail(reason)
                 pytest.skip(reason)
@@ -63,7 +63,7 @@ def servers() -> Iterator[Servers]:
 
 @pytest.fixture(params=SERVERS, ids=lambda server: server.id)
 def url(request: pytest.FixtureRequest, servers: Servers) -> str:
-    """An empty server of each version; it was started by the tests, so they may empty it."""
+    """The URL of an empty server, of each version in turn. The tests started it, so they may empty it."""
     address = servers.url(request.param)
     with redis.Redis.from_url(address) as client:
         client.flushall()
@@ -72,13 +72,13 @@ def url(request: pytest.FixtureRequest, servers: Servers) -> str:
 
 @pytest.fixture
 def newest_url(servers: Servers) -> str:
-    """A server of the newest Redis, for what does not depend on the version."""
+    """The URL of a server with the newest Redis, for tests that do not depend on the version."""
     return servers.url(next(server for server in SERVERS if server.id == "redis-8.2"))
 
 
 @pytest.fixture
 def empty_url(newest_url: str) -> str:
-    """The same, with nothing on it; it was started by the tests, so they may empty it."""
+    """The URL of an empty server with the newest Redis. The tests started it, so they may empty it."""
     with redis.Redis.from_url(newest_url) as client:
         client.flushall()
     return newest_url
@@ -86,39 +86,39 @@ def empty_url(newest_url: str) -> str:
 
 @pytest.fixture
 def prefix() -> str:
-    """Keys that no other test has."""
+    """A prefix for keys that no other test uses."""
     return f"test:{uuid.uuid4().hex}:"
 
 
 @pytest.fixture
 def keys(prefix: str) -> Keys:
-    """The keys of the test."""
+    """The keys under the prefix of the test."""
     return Keys(prefix)
 
 
 @pytest.fixture
 async def client(url: str) -> AsyncIterator[redis.asyncio.Redis]:
-    """A client of each server."""
+    """A redis-py client of a server, of each version in turn."""
     async with redis.asyncio.Redis.from_url(url) as client:
         yield client
 
 
 @pytest.fixture
 async def store(url: str, prefix: str) -> AsyncIterator[SessionStore]:
-    """A store on each server."""
+    """A store on a server, of each version in turn."""
     async with SessionStore.from_url(url, prefix=prefix) as store:
         yield store
 
 
 @pytest.fixture
-async def first() -> AsyncIterator[Scripted]:
-    """A server that says what a script has it say."""
-    async with Scripted() as server:
+async def first() -> AsyncIterator[ScriptedServer]:
+    """A server whose replies the test decides."""
+    async with ScriptedServer() as server:
         yield server
 
 
 @pytest.fixture
-async def second() -> AsyncIterator[Scripted]:
-    """Another one."""
-    async with Scripted() as server:
+async def second() -> AsyncIterator[ScriptedServer]:
+    """Another server whose replies the test decides."""
+    async with ScriptedServer() as server:
         yield server

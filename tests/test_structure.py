@@ -1,4 +1,4 @@
-"""How the package is built: layers, names, scripts and their bindings."""
+"""The structure of the package: imports, public names, Lua scripts with their signatures, names of tests."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from redis_botsession._protocol.scripts import SCRIPTS, Script
 PACKAGE = Path(redis_botsession.__file__).parent
 LUA = PACKAGE.parent / "lua"
 
-# From the bottom up: a room imports only from rooms that stand above it in this list, and a module only from modules that
-# stand above it in its room. A room is a sub-package, or a module at the top of the package.
+# The order of imports: a room imports only from rooms above it in this list, and a module only from modules above it in its
+# room. A room is a sub-package, or a module at the top of the package.
 ROOMS: dict[str, tuple[str, ...]] = {
     "version": (),
     "_deprecation": (),
@@ -62,7 +62,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "__main__": (),
 }
 LAYERS = tuple(ROOMS)
-#: The adapters, and what they are for.
+#: The adapters, with the package of their framework.
 FRAMEWORKS = {
     "aiogram": "aiogram",
     "telegram": "telegram",
@@ -94,7 +94,7 @@ PUBLIC = {
 
 
 def module_of(path: Path) -> list[str]:
-    """The path of a module in the package; [] for the package itself."""
+    """Returns the parts of a module's name below the package; [] for the package itself."""
     parts = list(path.relative_to(PACKAGE).with_suffix("").parts)
     return parts[:-1] if parts[-1] == "__init__" else parts
 
@@ -104,7 +104,7 @@ def room_of(path: Path) -> str:
 
 
 def imported_modules(path: Path) -> list[list[str]]:
-    """What a module imports of the package, TYPE_CHECKING blocks and functions included: as ``module_of`` gives it."""
+    """Returns the modules of the package that a module imports anywhere, as ``module_of`` names them."""
     package = path.relative_to(PACKAGE.parent).parent.parts
     found = []
     for node in ast.walk(ast.parse(path.read_text("utf-8"))):
@@ -127,13 +127,13 @@ def imported_rooms(path: Path) -> set[str]:
 @pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_structure_imports_point_downward_only(path: Path) -> None:
     room = room_of(path)
-    assert room in ROOMS, "a new room: say in ROOMS where it stands"
+    assert room in ROOMS, "a new room: give it a place in ROOMS"
     assert imported_rooms(path) <= {*LAYERS[: LAYERS.index(room)], room}
     modules = ROOMS[room]
     if path.name == "__init__.py" and len(module_of(path)) == 1:
         return
     inside = module_of(path)[1:2]
-    assert not inside or inside[0] in modules, f"a new module in {room}: say in ROOMS where it stands"
+    assert not inside or inside[0] in modules, f"a new module in {room}: give it a place in ROOMS"
     for name in imported_modules(path):
         if inside and name[:1] == [room] and name[1:2] != inside:
             assert name[1] in modules[: modules.index(inside[0])], f"{'.'.join(module_of(path))} imports {'.'.join(name)}"
@@ -147,14 +147,14 @@ def test_structure_public_names() -> None:
 
 
 @pytest.mark.parametrize("path", sorted(PACKAGE.rglob("__init__.py")), ids=lambda path: path.parent.name)
-def test_init_re_exports_and_does_nothing_else(path: Path) -> None:
+def test_structure_init_modules_only_re_export(path: Path) -> None:
     for node in ast.parse(path.read_text("utf-8")).body:
         is_docstring = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
         is_all = isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__"
         assert is_docstring or is_all or isinstance(node, ast.ImportFrom)
 
 
-def test_structure_core_imports_what_it_depends_on_and_nothing_else() -> None:
+def test_structure_core_imports_no_extra() -> None:
     code = "import sys; before = set(sys.modules); import redis_botsession; print(*set(sys.modules) - before)"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     top = {name.split(".")[0] for name in run.stdout.split()}
@@ -164,7 +164,7 @@ def test_structure_core_imports_what_it_depends_on_and_nothing_else() -> None:
 
 
 def third_parties(path: Path) -> set[str]:
-    """The top-level packages that a module imports and that are neither Python's nor this one."""
+    """Returns the top-level packages that a module imports, without the standard library and this package."""
     found = set()
     for node in ast.walk(ast.parse(path.read_text("utf-8"))):
         if isinstance(node, ast.ImportFrom) and not node.level:
@@ -175,24 +175,24 @@ def third_parties(path: Path) -> set[str]:
 
 
 @pytest.mark.parametrize("path", sorted((PACKAGE / "adapters").glob("*.py")), ids=lambda path: path.stem)
-def test_structure_adapter_is_of_one_framework(path: Path) -> None:
+def test_structure_adapter_imports_one_framework(path: Path) -> None:
     expected = set() if path.stem.startswith("_") else {FRAMEWORKS[path.stem]}
     assert third_parties(path) - {"redis"} == expected
 
 
-def test_structure_nothing_else_imports_a_framework_or_an_adapter() -> None:
+def test_structure_frameworks_are_for_adapters_only() -> None:
     for path in PACKAGE.rglob("*.py"):
         if room_of(path) != "adapters":
             assert not third_parties(path) & set(FRAMEWORKS.values()), path
             for name in imported_modules(path):
-                # Their private modules import no framework; migrations use those for the ids.
+                # Migrations may use the private modules of the adapters, which import no framework, for ids.
                 assert name[:1] != ["adapters"] or name[1].startswith("_"), path
 
 
 @pytest.mark.parametrize(
     "module", ["store", "_store.base", "memory", "_session.live_session", "middleware", "_codec.codec", "embedded"]
 )
-def test_public_methods_say_what_they_do(module: str) -> None:
+def test_structure_public_classes_have_docstrings(module: str) -> None:
     for owner in vars(importlib.import_module(f"redis_botsession.{module}")).values():
         if isinstance(owner, type) and owner.__module__ == f"redis_botsession.{module}" and not owner.__name__.startswith("_"):
             assert owner.__doc__, owner
@@ -210,30 +210,30 @@ def header(name: str) -> str:
 
 
 def declared(name: str, kind: str) -> tuple[str, ...]:
-    """The names of KEYS or ARGV in the header of a script, in order; with "..." for one that stands for all that are left."""
+    """Returns the names of KEYS or ARGV in a script's header, in order; a last name for all remaining ones ends in "..."."""
     rows = re.findall(rf"^-- {kind}\[(\d+)(\.\.\.)?\] +(\w+)", header(name), re.MULTILINE)
     assert [int(number) for number, _, _ in rows] == list(range(1, len(rows) + 1))
     return tuple(word + rest for _, rest, word in rows)
 
 
 @pytest.mark.parametrize(("name", "script"), SCRIPTS.items(), ids=SCRIPTS)
-def test_structure_header_of_a_script_is_its_binding(name: str, script: Script) -> None:
+def test_structure_script_headers_match_their_signatures(name: str, script: Script) -> None:
     assert declared(name, "KEYS") == script.keys
     assert declared(name, "ARGV") == script.args
 
 
 @pytest.mark.parametrize(("name", "script"), SCRIPTS.items(), ids=SCRIPTS)
-def test_structure_every_key_and_argument_is_bound_to_a_local_of_its_name(name: str, script: Script) -> None:
+def test_structure_scripts_bind_each_argument_once(name: str, script: Script) -> None:
     text = (LUA / f"{name}.lua").read_text("utf-8")
     for kind, names in (("KEYS", script.keys), ("ARGV", script.args)):
         for number, word in enumerate(names, start=1):
             if not word.endswith("..."):
                 pattern = rf"^local {word} = (tonumber\()?{kind}\[{number}\]\)?$"
                 assert len(re.findall(pattern, text, re.MULTILINE)) == 1, f"{kind}[{number}] {word}"
-                assert len(re.findall(rf"{kind}\[{number}\]", text)) == 2, "in the header and once in the code"
+                assert len(re.findall(rf"{kind}\[{number}\]", text)) == 2, "once in the header and once in the code"
 
 
-def test_structure_replies_in_the_headers_are_the_statuses() -> None:
+def test_structure_script_headers_list_all_statuses() -> None:
     seen = set()
     for name in SCRIPTS:
         rows = re.findall(r"^-- (?:Reply)? +\{ *(-?\d), \w+\} +(\w+)", header(name), re.MULTILINE)
@@ -246,20 +246,20 @@ def test_structure_replies_in_the_headers_are_the_statuses() -> None:
     assert seen == set(Status.__members__)
 
 
-def test_structure_every_script_is_loaded() -> None:
+def test_structure_scripts_are_all_loaded() -> None:
     assert {path.stem for path in LUA.glob("*.lua")} == set(SCRIPTS)
 
 
 @pytest.mark.parametrize("path", sorted(LUA.rglob("*.lua")), ids=lambda path: str(path.relative_to(LUA)))
-def test_rules_of_the_scripts(path: Path) -> None:
+def test_structure_scripts_avoid_unsafe_features(path: Path) -> None:
     text = path.read_text("utf-8")
-    assert not text.startswith("#!"), "6.2 refuses a shebang"
+    assert not text.startswith("#!"), "Redis 6.2 refuses a shebang"
     assert "cjson" not in text
     assert "cmsgpack" not in text
     assert not re.search(r"redis\.call\('(KEYS|SCAN|FLUSH\w*)'", text)
 
 
-def test_structure_private_redispy_is_used_in_one_file_only() -> None:
+def test_structure_redispy_privates_are_in_one_file() -> None:
     private = {"_reader", "_writer", "_parser", "_buffer", "nodes_manager", "startup_nodes", "_sock"}
     for path in sorted(PACKAGE.rglob("*.py")):
         if path == PACKAGE / "_transport" / "redispy.py":

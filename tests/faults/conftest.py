@@ -1,4 +1,4 @@
-"""Prints the matrix at the end of the run."""
+"""Collects the matrix of faults and servers, and prints it at the end of the run."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def matrix(pytestconfig: pytest.Config) -> Matrix:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    """Prints it if there is one."""
+    """Prints the matrix if a test of this run has filled it."""
     lines = config.stash[MATRIX].lines() if MATRIX in config.stash else []
     if lines:
         terminalreporter.section("faults")

@@ -1,4 +1,4 @@
-"""The faults: how each is injected, what users may notice of it at most, and how to see that it has happened."""
+"""The faults of the matrix: how each one is made, which errors it may cause, and when it has happened."""
 
 from __future__ import annotations
 
@@ -21,31 +21,32 @@ from redis_botsession.embedded import LocalServer
 from redis_botsession.testing.harness import eventually
 
 from ..support.processes import paused
-from .proxy import SteeredProxy
+from ..support.proxy_steered import SteeredProxy
 from .workload import Workload
 
-#: Seconds without a byte after which a connection is given up, where that is what a fault is about.
+#: Seconds without a byte after which the store closes a connection, for faults that depend on this.
 SILENCE = 0.3
+#: Errors by name, for ``Fault.reads`` and ``Fault.writes``.
 UNKNOWN = frozenset({"OutcomeUnknown"})
 
-#: Makes a server of some version, not started yet; takes the arguments of ``LocalServer``.
-Maker = Callable[..., LocalServer]
+#: Makes a server of some version without starting it; takes the arguments of ``LocalServer``.
+ServerFactory = Callable[..., LocalServer]
 
 
 @dataclass
-class Ground:
-    """Where a fault takes place.
+class Environment:
+    """The server, the proxy and the workload that a fault acts on.
 
     Attributes:
         make: Makes servers of this version.
-        server: The one that runs.
-        data: The folder of its data; for faults that need one.
-        proxy: What is before it; for faults that need one.
-        workload: What goes on meanwhile.
-        make_store: Makes another store for the same sessions, right on the server.
+        server: The running server.
+        data: The folder of its data, for faults that need one.
+        proxy: The proxy in front of it, for faults that need one.
+        workload: The workload that runs meanwhile.
+        make_store: Makes another store for the same sessions, without the proxy.
     """
 
-    make: Maker
+    make: ServerFactory
     server: LocalServer
     data: Path
     proxy: SteeredProxy | None = None
@@ -53,19 +54,19 @@ class Ground:
     make_store: Callable[[], SessionStore] = field(init=False)
 
     @property
-    def between(self) -> SteeredProxy:
-        """The proxy."""
+    def steered(self) -> SteeredProxy:
+        """The proxy, for faults that have one."""
         assert self.proxy is not None
         return self.proxy
 
     @asynccontextmanager
     async def admin(self) -> AsyncIterator[redis.asyncio.Redis]:
-        """A client of the server itself."""
+        """Connects to the server without the proxy."""
         async with redis.asyncio.Redis.from_url(self.server.url) as client:
             yield client
 
     async def restart(self, options: list[str]) -> None:
-        """Starts the server again, which has ended, at the same address with the same data."""
+        """Starts a server that has ended again, on the same port and with the same data."""
         url = self.server.url
         await asyncio.to_thread(self.server.stop)
         self.server = self.make(tcp=urlsplit(url).port, data=self.data, options=options)
@@ -77,22 +78,22 @@ class Fault:
     """A row of the matrix.
 
     Attributes:
-        name: What a test calls it.
-        promise: What is promised, besides what ``history.check`` checks, and that nothing hangs.
-        inject: Does it once, and returns when it has happened and is over.
-        times: How often.
-        reads: Which errors may reach who loads ...
-        writes: ... and who writes, besides conflicts.
-        needs: Which of them must, else it did not really happen: it is done again until they have.
-        cancels: The share of the calls that their callers cancel.
-        has_proxy: Whether there is a proxy.
-        data: Whether the server is the cell's own, and keeps its data in an append-only file or in a snapshot.
-        options: For the store.
+        name: Its name in the table and in test ids.
+        promise: The promise in a few words, besides those that ``history.check`` checks and that no call hangs.
+        inject: Makes the fault once, and returns when it is over.
+        times: How often to make it.
+        reads: The errors that loads may raise.
+        writes: The errors that writes may raise, besides conflicts.
+        needs: The errors that must occur: without them the fault has had no effect, and is made again.
+        cancels: The share of the calls that are cancelled.
+        has_proxy: Whether the store is connected through a proxy.
+        data: "aof" or "rdb" for a server of its own that keeps its data in an append-only file or in snapshots.
+        options: Options of the store.
     """
 
     name: str
     promise: str
-    inject: Callable[[Ground], Awaitable[None]]
+    inject: Callable[[Environment], Awaitable[None]]
     times: int = 3
     reads: frozenset[str] = frozenset()
     writes: frozenset[str] = frozenset()
@@ -102,48 +103,49 @@ class Fault:
     data: Literal["aof", "rdb"] | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
 
-    async def happen(self, ground: Ground) -> None:
-        """Does it so often, and between two times lets everybody go on."""
+    async def happen(self, environment: Environment) -> None:
+        """Makes the fault ``times`` times and until all ``needs`` have occurred. All workers make calls before each time."""
         done = 0
-        while done < self.times or any(not ground.workload.errors[need] for need in self.needs):
-            assert done < 20 * self.times, f"{self.name}: it has not come to {set(self.needs)}"
-            await ground.workload.went_on()
-            await self.inject(ground)
+        while done < self.times or any(not environment.workload.errors[need] for need in self.needs):
+            assert done < 20 * self.times, f"{self.name}: not all of {set(self.needs)} have occurred"
+            await environment.workload.until_all_progress()
+            await self.inject(environment)
             done += 1
-        await ground.workload.went_on()
+        await environment.workload.until_all_progress()
 
 
+#: Options of a server that keeps its data in snapshots only.
 SNAPSHOTS = ["--appendonly", "no"]
 
 
 # --- between the store and the server
 
 
-async def lose_replies(ground: Ground) -> None:
-    await ground.between.until_gone(ground.between.lose_replies())
+async def lose_replies(environment: Environment) -> None:
+    await environment.steered.until_gone(environment.steered.lose_replies())
 
 
-async def disturb(kind: Literal["delay", "split"], ground: Ground) -> None:
-    proxy = ground.between
+async def disturb(kind: Literal["delay", "split"], environment: Environment) -> None:
+    proxy = environment.steered
     setattr(proxy, kind, 0.3)
     await proxy.until_made(kind, proxy.made[kind] + 100)
 
 
-async def mute(ground: Ground, *, replies: bool) -> None:
-    proxy = ground.between
+async def mute(environment: Environment, *, replies: bool) -> None:
+    proxy = environment.steered
     before = proxy.made["mute"]
     muted = proxy.mute(replies=replies)
     try:
-        # Until one has been given up, and another tried in its place.
+        # Until the store has replaced a connection, and used the new one.
         await proxy.until_made("mute", before + 1)
     finally:
         proxy.unmute_new()
-    # Only now, when no caller waits for a new connection: a caller must be left that uses a muted one and notices.
+    # Only after unmuting, because all workers may be waiting for new connections, and then no call would find a muted one.
     await proxy.until_gone(muted)
 
 
-async def refuse(ground: Ground) -> None:
-    proxy = ground.between
+async def refuse(environment: Environment) -> None:
+    proxy = environment.steered
     proxy.is_refusing = True
     try:
         proxy.cut_all()
@@ -152,43 +154,43 @@ async def refuse(ground: Ground) -> None:
         proxy.is_refusing = False
 
 
-async def kill_clients(ground: Ground) -> None:
-    async with ground.admin() as admin:
+async def kill_clients(environment: Environment) -> None:
+    async with environment.admin() as admin:
         assert await admin.client_kill_filter(_type="normal", skipme=True)
 
 
 # --- the server
 
 
-async def pause(ground: Ground) -> None:
-    with paused(ground.server):
-        # The fault itself: a pause that is shorter than any timeout, so nothing tells of it.
+async def pause(environment: Environment) -> None:
+    with paused(environment.server):
+        # A pause below every timeout causes no event to wait for.
         await asyncio.sleep(0.05)
 
 
-async def pause_until(errors: frozenset[tuple[str, str]], ground: Ground) -> None:
-    workload = ground.workload
+async def pause_until(errors: frozenset[tuple[str, str]], environment: Environment) -> None:
+    workload = environment.workload
     before = workload.errors.copy()
-    with paused(ground.server):
+    with paused(environment.server):
         await workload.until(lambda: any(workload.errors[error] > before[error] for error in errors))
 
 
-async def kill(ground: Ground) -> None:
-    os.kill(ground.server.pid, signal.SIGKILL)
-    await ground.restart([])
+async def kill(environment: Environment) -> None:
+    os.kill(environment.server.pid, signal.SIGKILL)
+    await environment.restart([])
 
 
-async def shut_down(ground: Ground) -> None:
+async def shut_down(environment: Environment) -> None:
     def save_and_end() -> None:
-        with redis.Redis.from_url(ground.server.url, retry=None) as client:
+        with redis.Redis.from_url(environment.server.url, retry=None) as client:
             client.shutdown(save=True)
 
     await asyncio.to_thread(save_and_end)
-    await ground.restart(SNAPSHOTS)
+    await environment.restart(SNAPSHOTS)
 
 
-async def flush_scripts(ground: Ground) -> None:
-    async with ground.admin() as admin:
+async def flush_scripts(environment: Environment) -> None:
+    async with environment.admin() as admin:
 
         async def missed() -> int:
             errors = await admin.info("errorstats")
@@ -203,37 +205,37 @@ async def flush_scripts(ground: Ground) -> None:
         await eventually(was_missed)
 
 
-async def fill_memory(ground: Ground) -> None:
-    async with ground.admin() as admin:
+async def fill_memory(environment: Environment) -> None:
+    async with environment.admin() as admin:
         await admin.config_set("maxmemory-policy", "noeviction")
         await admin.config_set("maxmemory", 1)
         try:
-            await some_failures(ground)
+            await until_writes_failed(environment)
         finally:
             await admin.config_set("maxmemory", 0)
 
 
-async def demote(ground: Ground) -> None:
-    async with ground.admin() as admin:
-        # Of a master that is not there: it keeps its data.
+async def demote(environment: Environment) -> None:
+    async with environment.admin() as admin:
+        # As a replica of a primary that does not exist, the server keeps its data.
         await admin.replicaof("127.0.0.1", "1")
         try:
-            await some_failures(ground)
+            await until_writes_failed(environment)
         finally:
             await admin.replicaof("NO", "ONE")
 
 
-async def fill_disk(ground: Ground) -> None:
-    # No snapshot can take the place of a folder: that needs no full disk, and fails for root, too.
-    blocker = ground.data / "dump.rdb"
-    async with ground.admin() as admin:
+async def fill_disk(environment: Environment) -> None:
+    # A folder with the name of the snapshot file makes snapshots fail without a full disk, and for root, too.
+    blocker = environment.data / "dump.rdb"
+    async with environment.admin() as admin:
         await admin.config_set("save", "3600 1000000")
         await admin.config_set("stop-writes-on-bgsave-error", "yes")
         blocker.unlink(missing_ok=True)
         blocker.mkdir()
         try:
             await take_snapshot(admin, "err")
-            await some_failures(ground)
+            await until_writes_failed(environment)
         finally:
             blocker.rmdir()
             await take_snapshot(admin, "ok")
@@ -249,89 +251,89 @@ async def take_snapshot(admin: redis.asyncio.Redis, status: str) -> None:
     await eventually(is_done)
 
 
-async def some_failures(ground: Ground) -> None:
-    """Waits until writes have failed, each worker has gone on, and a new store has seen the state as well."""
-    workload = ground.workload
+async def until_writes_failed(environment: Environment) -> None:
+    """Waits until writes have failed and every worker has made further calls; then a new store makes some, too."""
+    workload = environment.workload
     before = workload.failures("write")
     await workload.until(lambda: workload.failures("write") >= before + 30)
-    await workload.went_on()
-    async with ground.make_store() as store:
+    await workload.until_all_progress()
+    async with environment.make_store() as store:
         await workload.visit(store)
 
 
-BOTH = frozenset({("read", "TimeoutError"), ("write", "OutcomeUnknown")})
-DOUBT = frozenset({("write", "OutcomeUnknown")})
-IMPATIENT = {"socket_timeout": SILENCE}
+UNKNOWN_WRITE_AND_LATE_READ = frozenset({("read", "TimeoutError"), ("write", "OutcomeUnknown")})
+UNKNOWN_WRITE = frozenset({("write", "OutcomeUnknown")})
+SHORT_SILENCE = {"socket_timeout": SILENCE}
 
 FAULTS = (
     Fault(
         "reply lost",
-        "a write says OutcomeUnknown, a read comes all the same",
+        "writes may raise OutcomeUnknown, reads succeed",
         lose_replies,
         times=5,
         writes=UNKNOWN,
-        needs=DOUBT,
+        needs=UNKNOWN_WRITE,
         cancels=0.05,
         has_proxy=True,
     ),
-    Fault("delay", "nobody notices", partial(disturb, "delay"), times=2, cancels=0.05, has_proxy=True),
-    Fault("split", "nobody notices", partial(disturb, "split"), times=2, cancels=0.05, has_proxy=True),
+    Fault("delay", "no call fails", partial(disturb, "delay"), times=2, cancels=0.05, has_proxy=True),
+    Fault("split", "no call fails", partial(disturb, "split"), times=2, cancels=0.05, has_proxy=True),
     Fault(
         "replies cut off",
-        "a write says OutcomeUnknown, a read comes all the same",
+        "writes may raise OutcomeUnknown, reads succeed",
         partial(mute, replies=True),
         times=2,
         writes=UNKNOWN,
-        needs=DOUBT,
+        needs=UNKNOWN_WRITE,
         has_proxy=True,
-        options=IMPATIENT,
+        options=SHORT_SILENCE,
     ),
     Fault(
         "requests cut off",
-        "a write says OutcomeUnknown, a read comes all the same",
+        "writes may raise OutcomeUnknown, reads succeed",
         partial(mute, replies=False),
         times=2,
         writes=UNKNOWN,
-        needs=DOUBT,
+        needs=UNKNOWN_WRITE,
         has_proxy=True,
-        options=IMPATIENT,
+        options=SHORT_SILENCE,
     ),
     Fault(
         "connections refused",
-        "what was not sent waits; else a write says OutcomeUnknown",
+        "unsent calls wait, sent writes may raise OutcomeUnknown",
         refuse,
         writes=UNKNOWN,
-        needs=DOUBT,
+        needs=UNKNOWN_WRITE,
         cancels=0.05,
         has_proxy=True,
     ),
-    Fault("clients killed", "a write says OutcomeUnknown, a read comes all the same", kill_clients, times=5, writes=UNKNOWN),
-    Fault("pause", "nobody notices", pause, cancels=0.05),
+    Fault("clients killed", "writes may raise OutcomeUnknown, reads succeed", kill_clients, times=5, writes=UNKNOWN),
+    Fault("pause", "no call fails", pause, cancels=0.05),
     Fault(
         "pause > socket_timeout",
-        "a write says OutcomeUnknown, a read comes all the same",
-        partial(pause_until, DOUBT),
+        "writes may raise OutcomeUnknown, reads succeed",
+        partial(pause_until, UNKNOWN_WRITE),
         times=2,
         writes=UNKNOWN,
-        needs=DOUBT,
-        options=IMPATIENT,
+        needs=UNKNOWN_WRITE,
+        options=SHORT_SILENCE,
     ),
     Fault(
         "pause > timeout",
-        "a write says OutcomeUnknown, a read TimeoutError",
-        partial(pause_until, BOTH),
+        "writes may raise OutcomeUnknown, reads TimeoutError",
+        partial(pause_until, UNKNOWN_WRITE_AND_LATE_READ),
         times=2,
         reads=frozenset({"TimeoutError"}),
         writes=UNKNOWN,
-        needs=BOTH,
+        needs=UNKNOWN_WRITE_AND_LATE_READ,
         options={"timeout": SILENCE},
     ),
-    Fault("kill -9", "a write says OutcomeUnknown, a read comes all the same", kill, times=2, writes=UNKNOWN, data="aof"),
-    Fault("restart", "a write says OutcomeUnknown, a read comes all the same", shut_down, times=2, writes=UNKNOWN, data="rdb"),
-    Fault("scripts flushed", "nobody notices", flush_scripts, times=10, cancels=0.05),
+    Fault("kill -9", "writes may raise OutcomeUnknown, reads succeed", kill, times=2, writes=UNKNOWN, data="aof"),
+    Fault("restart", "writes may raise OutcomeUnknown, reads succeed", shut_down, times=2, writes=UNKNOWN, data="rdb"),
+    Fault("scripts flushed", "no call fails", flush_scripts, times=10, cancels=0.05),
     Fault(
         "out of memory",
-        "a write says OOM, a read comes as ever",
+        "writes may raise OOM, reads succeed",
         fill_memory,
         times=2,
         writes=frozenset({"OOM"}),
@@ -339,7 +341,7 @@ FAULTS = (
     ),
     Fault(
         "demoted to replica",
-        "a write says READONLY, a read comes as ever",
+        "writes may raise READONLY, reads succeed",
         demote,
         times=2,
         writes=frozenset({"READONLY"}),
@@ -347,7 +349,7 @@ FAULTS = (
     ),
     Fault(
         "disk full",
-        "a write says MISCONF, a read comes as ever",
+        "writes may raise MISCONF, reads succeed",
         fill_disk,
         times=2,
         writes=frozenset({"MISCONF"}),

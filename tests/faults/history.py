@@ -1,7 +1,7 @@
-"""What was done to sessions and what came of it; and whether one order of it all explains that.
+"""Records the operations on sessions and their results, and checks whether one order of the operations explains the results.
 
-It knows nothing of Redis, of faults and of how the store is connected: record what a workload does, load what is there at the
-end, and ``check`` says what is wrong.
+A test records what a workload does, loads the final state of the sessions, and calls ``check``, which returns the violations.
+This module does not depend on Redis, on faults, or on how the store is connected.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 
 from redis_botsession import BotSession
 
-#: The key of a chain session's data under which the ids of its operations are.
+#: The top-level key of a chain session that holds the ids of its writes.
 CHAIN_KEY = "chain"
 
 
@@ -30,7 +30,7 @@ class Kind(StrEnum):
 
 
 class Outcome(StrEnum):
-    """The result that the caller of a write got; PENDING until then."""
+    """How a write ended for its caller; PENDING until it has ended."""
 
     PENDING = "pending"
     ACKNOWLEDGED = "acknowledged"
@@ -52,7 +52,7 @@ class Target:
 
 @dataclass(frozen=True)
 class State:
-    """A session as it was loaded; version 0 and no data where there is none."""
+    """A session as it was loaded; version 0 and no data if there is none."""
 
     version: int = 0
     data: Mapping[str, Any] = field(default_factory=dict)
@@ -63,13 +63,13 @@ class State:
 
     @property
     def chain(self) -> list[int]:
-        """The ids in a chain session."""
+        """The ids of the writes in a chain session."""
         return list(self.data.get(CHAIN_KEY, ()))
 
 
 @dataclass(eq=False)
 class Read:
-    """A load; ``start`` and ``end`` are times of the history's clock. What failed has no ``state``."""
+    """A load. ``start`` and ``end`` are times of the history's clock; a failed load has no ``state``."""
 
     worker: str
     target: Target
@@ -83,15 +83,15 @@ class Write:
     """An update.
 
     Attributes:
-        id: No other write has it.
-        worker: Who made it.
+        id: Its number, which no other write has.
+        worker: The worker that made it.
         target: The session.
-        base: What its compare-and-set goes by; None for a merge.
+        base: The state whose version its compare-and-set expects; None for a merge.
         start: When it began, on the history's clock.
-        end: When the caller was told, or stopped waiting. What is UNKNOWN may come to the server later.
-        outcome: What the caller was told.
-        version: The one it was told; 0 where it was told none.
-        reason: Why it is not acknowledged, as the name of an error.
+        end: When it ended for its caller. A write whose outcome is UNKNOWN may reach the server later.
+        outcome: How it ended.
+        version: The version that it returned; 0 if it returned none.
+        reason: The name of the error, if it was not acknowledged.
     """
 
     id: int
@@ -111,12 +111,12 @@ class Write:
 
     @property
     def value(self) -> str:
-        """The value that a merge sets: no other session has it."""
+        """The value that a merge sets, different in every session."""
         return f"{self.target.user}/{self.id}"
 
     @property
     def changes(self) -> dict[str, Any]:
-        """What to call ``update`` with."""
+        """The changes to call ``update`` with."""
         return {self.key: self.value} if self.base is None else {CHAIN_KEY: [*self.base.chain, self.id]}
 
     @property
@@ -126,7 +126,7 @@ class Write:
 
 @dataclass(frozen=True)
 class Violation:
-    """A promise that was not kept: by which operations (their ids, and the workers of reads), and how."""
+    """A broken promise: the session, the operations (ids of writes, workers of reads), and what is wrong."""
 
     target: Target
     operations: tuple[int | str, ...]
@@ -138,12 +138,13 @@ class Violation:
 
 
 class History:
-    """Operations on sessions, as their callers saw them.
+    """The operations on sessions, as their callers saw them.
 
-    Times are turns of one clock: what ended before another began has an end smaller than that one's start.
+    Times are counted by one clock: an operation that ended before another one began has an ``end`` below the other one's
+    ``start``.
 
     Args:
-        seed: What makes the workload again; it is in every violation.
+        seed: The seed of the workload; every violation shows it.
     """
 
     def __init__(self, seed: str) -> None:
@@ -153,28 +154,28 @@ class History:
         self._clock = itertools.count(1)
 
     def begin_read(self, worker: str, target: Target) -> Read:
-        """To be called before the load is."""
+        """Records the begin of a load. Call it before the load."""
         self.reads.append(Read(worker, target, next(self._clock)))
         return self.reads[-1]
 
     def end_read(self, read: Read, session: BotSession | None) -> State:
-        """A load has given this; one that failed does not end."""
+        """Records the result of a load, and returns it as a state. Failed loads are not recorded."""
         read.end, read.state = next(self._clock), State.of(session)
         return read.state
 
     def begin_write(self, worker: str, target: Target, base: State | None = None) -> Write:
-        """To be called before ``update`` is, with the ``changes`` of what this gives.
+        """Records the begin of a write. Call it before ``update``, and pass the ``changes`` of the result to that.
 
         Args:
-            worker: Who writes.
-            target: What.
-            base: The state that was loaded: its version is what the compare-and-set expects. None for a merge.
+            worker: The worker that writes.
+            target: The session.
+            base: The loaded state, whose version the compare-and-set expects; None for a merge.
         """
         self.writes.append(Write(len(self.writes) + 1, worker, target, base, next(self._clock)))
         return self.writes[-1]
 
     def end_write(self, write: Write, outcome: Outcome, *, version: int = 0, reason: str = "") -> None:
-        """Records the result that the caller of a write got."""
+        """Records how a write ended for its caller."""
         write.end, write.outcome, write.version, write.reason = next(self._clock), outcome, version, reason
 
     @property
@@ -183,7 +184,7 @@ class History:
         return list(dict.fromkeys([read.target for read in self.reads] + [write.target for write in self.writes]))
 
     def counts(self) -> Counter[str]:
-        """How many reads, writes, and writes of each outcome there are."""
+        """Returns the number of reads, of writes, and of writes by outcome."""
         counts: Counter[str] = Counter(write.outcome.value for write in self.writes)
         counts["reads"] = sum(read.state is not None for read in self.reads)
         counts["writes"] = len(self.writes)
@@ -191,15 +192,15 @@ class History:
 
 
 def check(history: History, final: Mapping[Target, State]) -> list[Violation]:
-    """What is wrong with a history.
+    """Returns the violations in a history.
 
     Args:
-        history: All operations on its sessions; none is going on any more.
-        final: What each of ``history.targets`` is in the end.
+        history: All operations on its sessions; all of them have ended.
+        final: The final state of each of ``history.targets``.
 
     Returns:
-        Nothing if all that was acknowledged is there, once, in the order in which it was; nothing that was refused is or ever
-        was seen; and all loads were of the session as it was at one instant while they ran.
+        The violations of these promises: every acknowledged write is present, once, in the order of acknowledgement; no refused
+        write is present or was ever seen; and every load returned the session as it was at one instant during the load.
     """
     writes: dict[Target, dict[int, Write]] = defaultdict(dict)
     for write in history.writes:
@@ -220,18 +221,19 @@ Problem = tuple[tuple[int | str, ...], str]
 
 
 def _common_problems(present: Mapping[int, Write], writes: Mapping[int, Write], final: State) -> Iterator[Problem]:
-    """Of what is there in the end and what is not."""
+    """Checks which writes are present at the end, and their versions."""
     for write in writes.values():
         if write.outcome is Outcome.PENDING:
-            yield (write.id,), "it never ended"
+            yield (write.id,), "the write never ended"
         elif write.is_acknowledged and write.id not in present:
             yield (write.id,), f"acknowledged as version {write.version} and lost"
         elif write.outcome is Outcome.REFUSED and write.id in present:
-            yield (write.id,), f"refused ({write.reason}), and yet there"
+            yield (write.id,), f"refused ({write.reason}), but present"
     acknowledged = [write for write in writes.values() if write.is_acknowledged]
     for version, count in Counter(write.version for write in acknowledged).items():
         if count > 1:
-            yield tuple(write.id for write in acknowledged if write.version == version), f"version {version} {count} times"
+            same = tuple(write.id for write in acknowledged if write.version == version)
+            yield same, f"version {version} returned {count} times"
     newest = max((write.version for write in acknowledged), default=0)
     doubtful = [write.id for write in present.values() if not write.is_acknowledged]
     if final.version < newest or (final.version > newest and not doubtful):
@@ -242,7 +244,7 @@ def _common_problems(present: Mapping[int, Write], writes: Mapping[int, Write], 
 
 
 def _time_problems(ordered: list[Write]) -> Iterator[Problem]:
-    """Of writes in the order in which they took effect: none may have begun after a later one had ended."""
+    """Checks writes in the order in which they took effect: none may have begun after a later one had ended."""
     latest: Write | None = None
     for write in ordered:
         if latest is not None and write.is_acknowledged and write.end < latest.start:
@@ -257,7 +259,7 @@ def _chain_problems(writes: Mapping[int, Write], reads: list[Read], final: State
     yield from _strangers(id_ for id_ in chain if id_ not in writes)
     for id_, count in Counter(chain).items():
         if count > 1:
-            yield (id_,), f"there {count} times"
+            yield (id_,), f"present {count} times"
     ordered = [writes[id_] for id_ in dict.fromkeys(chain) if id_ in writes]
     yield from _common_problems({write.id: write for write in ordered}, writes, final)
     yield from _time_problems(ordered)
@@ -269,22 +271,22 @@ def _chain_problems(writes: Mapping[int, Write], reads: list[Read], final: State
             if write.base is not None and write.base.version != before.version:
                 yield (
                     (before.id, write.id),
-                    f"the second expected version {write.base.version}, and was written onto {before.version}",
+                    f"the second expected version {write.base.version}, but was applied to {before.version}",
                 )
         before = write
     for write in writes.values():
         base = write.base.chain if write.base is not None else []
         if write.id in chain and chain[: chain.index(write.id)] != base:
-            yield (write.id,), f"written onto {chain[: chain.index(write.id)][-3:]} of the end, but had loaded {base[-3:]}"
+            yield (write.id,), f"applied after {chain[: chain.index(write.id)][-3:]}, but had loaded {base[-3:]}"
         if write.reason == "VersionConflict":
             rival = writes.get(chain[len(base)]) if len(base) < len(chain) else None
             if rival is None or rival.start > write.end:
-                yield (write.id,), "told of a conflict, but nobody else had written"
+                yield (write.id,), "refused with a conflict, but there was no other write"
     yield from _chain_read_problems(writes, reads, chain)
 
 
 def _chain_read_problems(writes: Mapping[int, Write], reads: list[Read], chain: list[int]) -> Iterator[Problem]:
-    # From when on how much of the chain is known to be there, and by whom.
+    # The lengths that the chain is known to have reached: since when, and by which write or reader.
     place = {id_: number for number, id_ in enumerate(chain, start=1)}
     known: list[tuple[int, int, int | str]] = [
         (write.end, place[write.id], write.id) for write in writes.values() if write.is_acknowledged and write.id in place
@@ -300,13 +302,16 @@ def _chain_read_problems(writes: Mapping[int, Write], reads: list[Read], chain: 
             upcoming += 1
         if seen != chain[: len(seen)]:
             lost = [id_ for id_ in seen if id_ not in place]
-            yield (*lost, read.worker), f"a load saw what the end does not begin with: ...{seen[-3:]}"
+            yield (*lost, read.worker), f"a load saw a chain that the final one does not begin with: ...{seen[-3:]}"
         if len(seen) < length:
-            yield (witness, read.worker), f"a load saw {len(seen)} of the {length} that were there before it began"
+            yield (witness, read.worker), f"a load saw {len(seen)} of the {length} writes that were visible before it began"
         yield from _seen_problems(read, [writes[id_] for id_ in seen if id_ in writes])
         last = writes.get(seen[-1]) if seen else None
         if last is not None and last.is_acknowledged and last.version != version:
-            yield (last.id, read.worker), f"a load gave version {version}, its last write was told {last.version}"
+            yield (
+                (last.id, read.worker),
+                f"a load returned version {version}, but its last write was acknowledged as {last.version}",
+            )
 
 
 def _merge_problems(writes: Mapping[int, Write], reads: list[Read], final: State) -> Iterator[Problem]:
@@ -316,10 +321,10 @@ def _merge_problems(writes: Mapping[int, Write], reads: list[Read], final: State
     yield from _common_problems(present, writes, final)
     for write in present.values():
         if final.data[write.key] != write.value:
-            yield (write.id,), f"wrote {write.value!r}, there is {final.data[write.key]!r}"
+            yield (write.id,), f"wrote {write.value!r}, but the final value is {final.data[write.key]!r}"
     acknowledged = sorted((write for write in present.values() if write.is_acknowledged), key=lambda write: write.version)
     yield from _time_problems(acknowledged)
-    # From when on each key is known to be there, and by whom; what was seen once stays.
+    # Per key, the earliest time at which a write or a reader shows that it is visible. It must stay visible.
     known: dict[str, tuple[int, int | str]] = {write.key: (write.end, write.id) for write in acknowledged}
     for read in reads:
         for key in read.state.data if read.state is not None else ():
@@ -328,7 +333,7 @@ def _merge_problems(writes: Mapping[int, Write], reads: list[Read], final: State
             if key not in final.data:
                 yield (
                     (*((by_key[key].id,) if key in by_key else (key,)), read.worker),
-                    "a load saw what is not there in the end",
+                    "a load saw a write that is missing at the end",
                 )
     order = sorted((time, key, witness) for key, (time, witness) in known.items())
     for read in reads:
@@ -337,7 +342,7 @@ def _merge_problems(writes: Mapping[int, Write], reads: list[Read], final: State
             if time >= read.start:
                 break
             if key not in state.data:
-                yield (witness, read.worker), f"a load did not see {key}, which was there before it began"
+                yield (witness, read.worker), f"a load did not see {key}, which was visible before it began"
         for key, value in state.data.items():
             if key in by_key and value != by_key[key].value:
                 yield (by_key[key].id, read.worker), f"wrote {by_key[key].value!r}, a load saw {value!r}"
@@ -345,17 +350,17 @@ def _merge_problems(writes: Mapping[int, Write], reads: list[Read], final: State
         for write in acknowledged:
             if (write.version <= state.version) != (write.key in state.data):
                 seen = "saw" if write.key in state.data else "did not see"
-                yield (write.id, read.worker), f"a load of version {state.version} {seen} what was written as {write.version}"
+                yield (write.id, read.worker), f"a load of version {state.version} {seen} the write of version {write.version}"
 
 
 def _strangers(keys: Any) -> Iterator[Problem]:
     for key in keys:
-        yield (key,), "there, but nobody has written it to this session"
+        yield (key,), "present, but never written to this session"
 
 
 def _seen_problems(read: Read, seen: list[Write]) -> Iterator[Problem]:
     for write in seen:
         if write.outcome is Outcome.REFUSED:
-            yield (write.id, read.worker), "a load saw what was refused"
+            yield (write.id, read.worker), "a load saw a refused write"
         if write.start > read.end:
-            yield (write.id, read.worker), "a load saw what had not begun yet"
+            yield (write.id, read.worker), "a load saw a write that had not begun"

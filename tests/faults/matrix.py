@@ -1,4 +1,4 @@
-"""What was promised under each fault, and on which server it held."""
+"""A table of faults and servers that shows where the promises held."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ import pytest
 
 @dataclass
 class Row:
-    """A fault.
+    """The row of one fault.
 
     Attributes:
-        promise: What is promised, in a few words.
-        cells: By server: "held" or "BROKEN".
-        counts: As ``History.counts``, of all its cells together.
+        promise: The promise under this fault, in a few words.
+        cells: "held" or "BROKEN", by server.
+        counts: The sum of ``History.counts`` over all cells.
     """
 
     promise: str
@@ -26,14 +26,14 @@ class Row:
 
 
 class Matrix:
-    """Faults by servers.
+    """A table with a row for each fault and a column for each server.
 
     Args:
-        columns: The servers, in their order.
-        seed: What makes it again.
+        columns: The names of the servers, in order.
+        seed: The seed of the workloads, which is printed below the table.
     """
 
-    #: What is counted, and in which order.
+    #: The columns with counts.
     COUNTS = ("reads", "writes", "acknowledged", "refused", "unknown")
 
     def __init__(self, columns: list[str], seed: str) -> None:
@@ -43,7 +43,7 @@ class Matrix:
 
     @contextmanager
     def cell(self, fault: str, promise: str, server: str) -> Iterator[Row]:
-        """The promise is broken if this ends with an exception; a test that is skipped has not run."""
+        """Runs a cell: an exception in the block marks it as broken; a skipped test leaves it empty."""
         row = self.rows.setdefault(fault, Row(promise))
         try:
             yield row
@@ -56,7 +56,7 @@ class Matrix:
             row.cells[server] = "held"
 
     def lines(self) -> list[str]:
-        """The table; nothing if no cell has run."""
+        """Returns the lines of the table; none if no cell has run."""
         rows = {name: row for name, row in self.rows.items() if row.cells}
         if not rows:
             return []

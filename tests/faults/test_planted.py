@@ -1,4 +1,4 @@
-"""Stores with a planted bug, on a real server: each is found out. In the store as it is, nothing is found."""
+"""Runs the workload on stores with a planted bug: the checker finds each bug, and finds nothing in the real store."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from redis_botsession._session.changes import Write
 from redis_botsession._session.record import Id
 from redis_botsession.embedded import LocalServer, find_server
 
-from ..support.broken_streams import ShiftingPipeline
-from .faults import Ground, kill
-from .proxy import SteeredProxy
+from ..support.proxy_steered import SteeredProxy
+from ..support.shifting_pipeline import ShiftingPipeline
+from .faults import Environment, kill
 from .workload import SEED, Workload
 
 OPERATIONS = 1000
-#: Connections that are lost in the middle of a reply, one round after the other.
+#: How often all connections are cut in the middle of a reply.
 ROUNDS = 8
 
 with_seed = pytest.mark.parametrize("seed", [pytest.param(SEED, id=f"seed={SEED}")])
 
 
 class Resending(SessionStore):
-    """Sends a write again when its reply is lost."""
+    """A store that sends a write again when its reply is lost."""
 
     async def update(self, user_id: Id, channel_id: Id, changes: Mapping[str, Any], **options: Any) -> int:
         command = self._commands.write(user_id, channel_id, Write(values=changes, **options))
@@ -38,7 +38,7 @@ class Resending(SessionStore):
 
 
 class Reassuring(SessionStore):
-    """Says of a write in doubt that it was not made."""
+    """A store that reports a write with an unknown outcome as not applied."""
 
     async def update(self, user_id: Id, channel_id: Id, changes: Mapping[str, Any], **options: Any) -> int:
         try:
@@ -48,7 +48,7 @@ class Reassuring(SessionStore):
 
 
 class Forgetful(SessionStore):
-    """Says of one write in 50 that it was made, and has not made it."""
+    """A store that reports success for one write in 50 without writing."""
 
     dice = random.Random(SEED)  # noqa: S311 - a test that can be repeated
 
@@ -60,14 +60,14 @@ class Forgetful(SessionStore):
 
 
 class Careless(SessionStore):
-    """Writes whatever version there is."""
+    """A store that ignores the expected version."""
 
     async def update(self, user_id: Id, channel_id: Id, changes: Mapping[str, Any], **options: Any) -> int:
         return await super().update(user_id, channel_id, changes, **{**options, "expected_version": None})
 
 
 class Caching(SessionStore):
-    """Gives at times what it has given before."""
+    """A store that sometimes returns a session as it was at an earlier load."""
 
     dice = random.Random(SEED)  # noqa: S311 - a test that can be repeated
 
@@ -79,19 +79,19 @@ class Caching(SessionStore):
 
 
 async def nothing() -> None:
-    """No fault."""
+    """Makes no fault."""
 
 
 async def replies_lost(workload: Workload, proxy: SteeredProxy) -> None:
     for _ in range(ROUNDS):
-        await workload.went_on()
+        await workload.until_all_progress()
         await proxy.until_gone(proxy.lose_replies())
 
 
 async def work(
     make: type[SessionStore], url: str, prefix: str, seed: str, *, is_lossy: bool = False, cancels: float = 0.0
 ) -> Workload:
-    """A workload on two stores, that has ended."""
+    """Runs a workload on two stores, and returns it when it has ended."""
     async with (
         SteeredProxy(url, seed) as proxy,
         make.from_url(proxy.url, prefix=prefix, max_connections=2) as one,
@@ -111,7 +111,7 @@ async def violations_of(workload: Workload, url: str, prefix: str) -> str:
 
 @with_seed
 @pytest.mark.parametrize("is_lossy", [False, True])
-async def test_planted_bug_store_as_it_is_has_none(is_lossy: bool, newest_url: str, prefix: str, seed: str) -> None:
+async def test_planted_bug_none_is_found_in_the_real_store(is_lossy: bool, newest_url: str, prefix: str, seed: str) -> None:
     workload = await work(SessionStore, newest_url, prefix, seed, is_lossy=is_lossy, cancels=0.1)
     assert await violations_of(workload, newest_url, prefix) == ""
     assert workload.errors.keys() == ({("write", "OutcomeUnknown")} if is_lossy else set())
@@ -121,14 +121,14 @@ async def test_planted_bug_store_as_it_is_has_none(is_lossy: bool, newest_url: s
 @pytest.mark.parametrize(
     ("bug", "is_lossy", "what"),
     [
-        (Resending, True, "refused (VersionConflict), and yet there"),
-        (Reassuring, True, "refused (ConnectionError), and yet there"),
+        (Resending, True, "refused (VersionConflict), but present"),
+        (Reassuring, True, "refused (ConnectionError), but present"),
         (Forgetful, False, "and lost"),
         (Careless, False, "and lost"),
-        (Caching, False, "were there before it began"),
+        (Caching, False, "were visible before it began"),
     ],
 )
-async def test_planted_bug_store_with_a_bug_is_found_out(
+async def test_planted_bug_in_a_store_is_found(
     bug: type[SessionStore], is_lossy: bool, what: str, newest_url: str, prefix: str, seed: str
 ) -> None:
     workload = await work(bug, newest_url, prefix, seed, is_lossy=is_lossy)
@@ -144,7 +144,7 @@ async def test_planted_bug_dropping_cancelled_slots_is_found(
     with monkeypatch.context() as patch:
         patch.setattr("redis_botsession._transport.connection.Pipeline", ShiftingPipeline)
         workload = await work(SessionStore, newest_url, prefix, seed, cancels=0.1)
-    # Another's reply is no reply to this call, or is an answer that is not true.
+    # A reply of another call either cannot be parsed, or is a wrong result.
     assert workload.errors or await violations_of(workload, newest_url, prefix)
 
 
@@ -153,15 +153,15 @@ async def test_planted_bug_losing_acknowledged_writes_is_found(prefix: str, seed
     server = LocalServer(find_server(), tcp=True, data=tmp_path, options=["--appendonly", "no"])
     server.start()
     async with SessionStore.from_url(server.url, prefix=prefix) as store:
-        ground = Ground(partial(LocalServer, find_server()), server, tmp_path)
-        ground.workload = workload = Workload(seed, [store])
+        environment = Environment(partial(LocalServer, find_server()), server, tmp_path)
+        environment.workload = workload = Workload(seed, [store])
         try:
 
             async def restart() -> None:
-                await workload.went_on()
-                await kill(ground)
+                await workload.until_all_progress()
+                await kill(environment)
 
             await workload.run(restart, OPERATIONS)
             assert "and lost" in await violations_of(workload, server.url, prefix)
         finally:
-            ground.server.stop()
+            environment.server.stop()

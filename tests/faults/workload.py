@@ -1,7 +1,7 @@
-"""Many workers on a few sessions, while something happens to their connections or to the server.
+"""A workload of many workers on a few sessions, to run while faults happen to connections or to the server.
 
-The environment says with which dice and how much: FAULTS_SEED, FAULTS_OPERATIONS (loads and writes of one workload; there are
-more of them where the faults take longer).
+The environment variables FAULTS_SEED and FAULTS_OPERATIONS set the seed and the least number of loads and writes; a workload
+makes more of them if its faults take longer.
 """
 
 from __future__ import annotations
@@ -27,16 +27,17 @@ SEED = os.environ.get("FAULTS_SEED", "7")
 OPERATIONS = int(os.environ.get("FAULTS_OPERATIONS", "1500"))
 
 WORKERS = 16
-#: Sessions of each kind at a time, and operations after which there are others: these would grow without end.
+#: Number of sessions of each kind at a time, and number of operations after which new sessions replace them, because each write
+#: makes its session larger.
 SESSIONS = 3
 GENERATION = 1000
-#: Seconds within which whatever must happen has happened: far more than any timeout of a store here.
+#: Seconds after which a wait of the test fails: far more than any timeout of the stores.
 PATIENCE = 60.0
-#: Seconds after which a call is cancelled, at most; one of these. A round trip takes about one millisecond.
+#: A call is cancelled within so many seconds; one of these is drawn. A round trip takes about one millisecond.
 LATEST_CANCEL = (0.0, 0.002, 0.02)
 
-# What servers say before they write anything. 6.2 gives it as the text of an error of the script. The last two are for tests
-# of replicas and clusters.
+# Errors of servers that refuse a write before they change anything. Redis 6.2 puts them into the text of a script error. The
+# last two occur in tests of replicas and clusters.
 _REFUSALS = {
     "OOM": re.compile(r"\bOOM\b|used memory"),
     "READONLY": re.compile(r"\bREADONLY\b|read only replica"),
@@ -48,18 +49,18 @@ _REFUSALS = {
 
 
 class Workload:
-    """Workers, their history, and what reached them.
+    """Workers that load and write sessions, the history of that, and the errors that they got.
 
     Args:
-        seed: For the dice.
-        stores: What the workers use, each worker one of them: different stores are different processes to the server.
+        seed: Seed of the random choices.
+        stores: The stores; each worker uses one of them. To the server, different stores are different processes.
         cancels: The share of the calls that are cancelled.
-        prefix: What the users' names begin with.
+        prefix: Prefix of the users' names.
 
     Attributes:
-        history: All that they did.
-        errors: How many errors reached them: by "read" or "write", and the name of the error (``name_of``).
-        hanging: Calls that did not end.
+        history: All operations.
+        errors: Number of errors, by "read" or "write" and the name of the error (``name_of``). Conflicts are not counted.
+        hanging: Calls that did not end in time.
     """
 
     def __init__(self, seed: str, stores: Sequence[BotSessionStore], *, cancels: float = 0.0, prefix: str = "") -> None:
@@ -76,7 +77,7 @@ class Workload:
         self._is_over = False
 
     async def run(self, faults: Callable[[], Awaitable[None]], operations: int = OPERATIONS) -> None:
-        """Works until ``faults`` has returned and there were so many operations."""
+        """Works until ``faults`` has returned and there were at least ``operations`` operations."""
         try:
             async with asyncio.TaskGroup() as group:
                 for number, worker in enumerate(self._workers):
@@ -87,37 +88,40 @@ class Workload:
             raise failures.exceptions[0] from None
 
     async def until(self, condition: Callable[[], bool]) -> None:
-        """Waits until ``condition`` holds; looks whenever a call has ended.
+        """Waits until ``condition`` holds; checks it whenever a call has ended.
 
         Raises:
-            TimeoutError: it does not come to that.
+            TimeoutError: ``condition`` did not hold within ``PATIENCE`` seconds.
         """
         async with asyncio.timeout(PATIENCE):
             while not condition():
                 self._moved.clear()
                 await self._moved.wait()
 
-    async def went_on(self) -> None:
-        """Waits until every worker has ended the call it is in, and the one after it.
+    async def until_all_progress(self) -> None:
+        """Waits until every worker has ended its current call and the next one.
 
-        What was lost has been answered or sent again by then, and every connection that is gone has been noticed.
+        By then the stores have noticed all lost connections, and have resent or failed all calls on them.
         """
         before = self._calls.copy()
         await self.until(lambda: all(self._calls[worker] >= before[worker] + 2 for worker in self._workers))
 
     def failures(self, kind: str) -> int:
-        """How many errors reached the users; ``kind`` is "read" or "write". Conflicts are not among them."""
+        """Returns the number of errors of a kind, "read" or "write"."""
         return sum(count for (what, _), count in self.errors.items() if what == kind)
 
     async def visit(self, store: BotSessionStore) -> None:
-        """One load and one write by a newcomer, through a store of its own."""
+        """Makes one load and one write through a store that the workers do not use."""
         dice = random.Random(self._seed)  # noqa: S311 - a test that can be repeated
         target = Target(Kind.MERGE, f"{self._prefix}newcomer")
         await self._read("newcomer", target, store, dice)
         await self._write("newcomer", target, None, store, dice)
 
     async def check(self, fresh: BotSessionStore) -> list[Violation]:
-        """Loads what there is in the end and compares. Nothing may be on its way to the server any more."""
+        """Loads the final sessions from ``fresh`` and checks the history.
+
+        Call it when no command is on its way to the server any more.
+        """
         final = {target: State.of(await fresh.get(target.user, target.channel)) for target in self.history.targets}
         return check(self.history, final)
 
@@ -127,7 +131,7 @@ class Workload:
         dice = random.Random(f"{self._seed}/{worker}")  # noqa: S311 - a test that can be repeated
         while not self._is_over or self._calls.total() < operations:
             kind = dice.choice(list(Kind))
-            # Users stay the same, and with them which connections are used.
+            # Only channels change: the users, and with them the connections, stay the same.
             user = f"{self._prefix}{kind}-{dice.randrange(SESSIONS)}"
             target = Target(kind, user, f"c{self._calls.total() // GENERATION}")
             state = await self._read(worker, target, store, dice) if target.kind is Kind.CHAIN or dice.random() < 0.3 else None
@@ -164,13 +168,13 @@ class Workload:
                 self.errors["write", name] += 1
 
     async def _ended(self, worker: str, call: Any, dice: random.Random) -> asyncio.Task[Any]:
-        """The call as a task that is done, perhaps cancelled."""
+        """Makes a call, perhaps cancels it, and returns its task when that is done."""
         task: asyncio.Task[Any] = asyncio.ensure_future(call)
         may_be_cancelled = dice.random() < self._cancels
         if may_be_cancelled:
             asyncio.get_running_loop().call_later(dice.random() * dice.choice(LATEST_CANCEL), task.cancel)
         try:
-            # Not asyncio.timeout: it would wait for a call that takes no cancellation, either.
+            # Not asyncio.timeout, which would wait forever for a call that ignores its cancellation.
             await asyncio.wait([task], timeout=PATIENCE)
             if not task.done():
                 self.hanging.append(f"{worker}: {call.__qualname__}")
@@ -179,14 +183,14 @@ class Workload:
             if not task.done():
                 task.cancel()
                 await asyncio.wait([task])
-        assert may_be_cancelled or not task.cancelled(), "a call was cancelled that nobody has cancelled"
+        assert may_be_cancelled or not task.cancelled(), "a call raised CancelledError, but was not cancelled"
         self._calls[worker] += 1
         self._moved.set()
         return task
 
 
 def name_of(error: BaseException) -> str:
-    """What an error is called in the tables here: what a server refuses by what it says, others by their class."""
+    """Returns the name of an error in tables: the error code of a server that refuses a write, or else the class."""
     for name, pattern in _REFUSALS.items():
         if isinstance(error, RedisError) and pattern.search(str(error)):
             return name
@@ -194,7 +198,7 @@ def name_of(error: BaseException) -> str:
 
 
 def is_refusal(error: BaseException) -> bool:
-    """Whether a write that ended so was not applied, as the store promises."""
+    """Returns whether the store promises, by this error, that the write was not applied."""
     if isinstance(error, OutcomeUnknown):
         return False
     return isinstance(error, VersionConflict | RedisConnectionError | RedisTimeoutError) or name_of(error) in _REFUSALS

@@ -1,4 +1,4 @@
-"""Leases: one holder at a time, in order; waiters are called at their turn, holders learn of a loss."""
+"""Leases: one holder at a time, waiters get their turn in order, and a lost lease is reported."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from redis.backoff import ConstantBackoff
 from redis_botsession import BotSession, MemorySessionStore, SessionStore
 from redis_botsession._protocol.layout import Keys
 from redis_botsession._store.command_store import CommandStore
-from redis_botsession._transport import pubsub as listener
+from redis_botsession._transport import pubsub
 from redis_botsession.leases import Leases
 from redis_botsession.testing.harness import ODD_IDS, eventually
 
 from ..store.test_custom_store import SQLiteStore
-from ..support.proxy import READ_SIZE, LosingProxy, Passage, Proxy
-from .sites import Server, Site, has_keys, site
+from ..support.proxy import READ_SIZE, ProxiedConnection, Proxy, ReplyLosingProxy
+from .holders import LeaseOnServer, LeaseUser, has_keys, lease_user
 
 # --- one at a time, in order
 
 
 @pytest.mark.parametrize("kind", ["memory", "fakeredis", "client", "RESP3"])
-async def test_lease_one_at_a_time_and_all_of_them(kind: str, newest_url: str, prefix: str) -> None:
+async def test_lease_one_holder_at_a_time_and_each_gets_a_turn(kind: str, newest_url: str, prefix: str) -> None:
     stores: list[CommandStore]
     async with (
         redis.asyncio.Redis.from_url(newest_url) as client,
@@ -62,7 +62,7 @@ async def test_lease_one_at_a_time_and_all_of_them(kind: str, newest_url: str, p
     assert asyncio.all_tasks() == {asyncio.current_task()}
 
 
-async def test_lease_those_of_one_process_get_it_in_order(here: Site) -> None:
+async def test_lease_waiters_of_a_process_get_it_in_order(here: LeaseUser) -> None:
     order: list[int] = []
     async with here.leases.hold("u", "c"):
         waiting = [here.wants(lambda n=n: order.append(n)) for n in range(20)]  # type: ignore[misc] # mypy and defaults
@@ -73,7 +73,7 @@ async def test_lease_those_of_one_process_get_it_in_order(here: Site) -> None:
     assert order == [n for n in range(20) if n not in (3, 7, 19)]
 
 
-async def test_lease_who_comes_later_stands_behind_those_who_wait(here: Site, server: Server) -> None:
+async def test_lease_new_waiter_queues_behind_the_others(here: LeaseUser, server: LeaseOnServer) -> None:
     order: list[int] = []
     entered, go_on = asyncio.Event(), asyncio.Event()
 
@@ -89,26 +89,26 @@ async def test_lease_who_comes_later_stands_behind_those_who_wait(here: Site, se
     run = await server.scripts_run()
     waiting.append(here.wants(lambda: order.append(4)))
     await here.store.touch("u", "none")
-    assert await server.scripts_run() == run + 1, "one touch: it waits in the queue of the process, not at the server"
+    assert await server.scripts_run() == run + 1, (
+        "only the touch: a further waiter joins the queue in its process, and asks nothing of the server"
+    )
     go_on.set()
     await asyncio.gather(*waiting)
     assert order == [2, 3, 4]
 
 
-class FarAway(Proxy):
-    """A server that takes longer to answer than others need to be the first again."""
+class SlowProxy(Proxy):
+    """Delays replies for longer than a waiter on a fast connection needs to take a free lease."""
 
-    async def forward_replies(self, passage: Passage) -> None:
-        while replies := await passage.from_server.read(READ_SIZE):
+    async def forward_replies(self, connection: ProxiedConnection) -> None:
+        while replies := await connection.from_server.read(READ_SIZE):
             await asyncio.sleep(0.004)
-            passage.to_client.write(replies)
+            connection.to_client.write(replies)
 
 
-async def test_lease_processes_take_turns_however_far_away_they_are(
-    here: Site, newest_url: str, prefix: str, server: Server
-) -> None:
+async def test_lease_slow_process_gets_its_turn(here: LeaseUser, newest_url: str, prefix: str, server: LeaseOnServer) -> None:
     order: list[str] = []
-    async with FarAway(newest_url) as far_away, site(far_away.url, prefix) as there:
+    async with SlowProxy(newest_url) as slow, lease_user(slow.url, prefix) as there:
         async with here.leases.hold("u", "c"):
             theirs = there.wants(lambda: order.append("there"))
             await server.is_waited_for()
@@ -117,12 +117,12 @@ async def test_lease_processes_take_turns_however_far_away_they_are(
     assert "there" in order[:25]
 
 
-async def test_lease_leases_of_different_sessions_do_not_meet(here: Site, there: Site) -> None:
+async def test_lease_other_sessions_do_not_wait(here: LeaseUser, there: LeaseUser) -> None:
     async with here.leases.hold("u", "c"), there.leases.hold("u", "d"), there.leases.hold("v", "c"), here.leases.hold(1, 2):
         pass
 
 
-async def test_lease_ids_are_those_of_sessions(here: Site, there: Site) -> None:
+async def test_lease_takes_the_ids_that_sessions_take(here: LeaseUser, there: LeaseUser) -> None:
     async with here.leases.hold(42, 7) as lease:
         assert lease.key == here.store.key("42", "7") + ":lock"
         waiting = asyncio.create_task(there.leases.hold("42", "7").__aenter__())
@@ -135,7 +135,7 @@ async def test_lease_ids_are_those_of_sessions(here: Site, there: Site) -> None:
             await here.leases.hold(bad, "c").__aenter__()  # type: ignore[arg-type] # on purpose
 
 
-async def test_lease_one_who_would_wait_for_himself_is_told(here: Site) -> None:
+async def test_lease_refuses_a_task_that_holds_it_already(here: LeaseUser) -> None:
     async with here.leases.hold("u", "c"):
         with pytest.raises(RuntimeError, match="held by this task already"):
             await here.leases.hold("u", "c").__aenter__()
@@ -146,7 +146,7 @@ async def test_lease_one_who_would_wait_for_himself_is_told(here: Site) -> None:
 # --- waiting
 
 
-async def test_lease_one_alone_calls_nobody_and_needs_no_connection_for_it(here: Site, server: Server) -> None:
+async def test_lease_without_waiters_needs_no_pubsub(here: LeaseUser, server: LeaseOnServer) -> None:
     before = await server.count("publish", "subscribe")
     for _ in range(10):
         async with here.leases.hold("u", "c"):
@@ -154,31 +154,31 @@ async def test_lease_one_alone_calls_nobody_and_needs_no_connection_for_it(here:
     assert await server.count("publish", "subscribe") == before
 
 
-async def test_lease_hundred_who_wait_cost_the_server_nothing(here: Site, there: Site, server: Server) -> None:
+async def test_lease_waiters_cost_the_server_nothing(here: LeaseUser, there: LeaseUser, server: LeaseOnServer) -> None:
     before = await server.scripts_run()
     done: list[int] = []
     async with here.leases.hold("u", "c"):
         waiting = [one.wants(lambda: done.append(1)) for one in (here, there) for _ in range(50)]
         await server.is_waited_for()
         asked = await server.scripts_run()
-        # One to hold it; of those who wait, the first there asks, listens, and asks again.
+        # One script of the holder. Of the waiters elsewhere only the first one asks: before and after it subscribes.
         assert asked - before <= 4
-        # The wait of which it is said that it costs nothing.
+        # During this second of waiting the server must run no script.
         await asyncio.sleep(1)
         assert await server.scripts_run() == asked
     await asyncio.gather(*waiting)
     assert len(done) == 100
-    # At each turn: to take it, to give it back, and one who tries in vain.
+    # At each turn: one script to acquire the lease, one to release it, and those of waiters that find it taken.
     assert await server.scripts_run() - asked <= 100 * 4
 
 
-async def test_lease_one_connection_hears_of_all_leases_and_is_closed_when_idle(
-    here: Site, there: Site, server: Server, monkeypatch: pytest.MonkeyPatch
+async def test_lease_pubsub_is_one_connection_closed_when_idle(
+    here: LeaseUser, there: LeaseUser, server: LeaseOnServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(listener, "IDLE", 0.01)
+    monkeypatch.setattr(pubsub, "IDLE", 0.01)
 
     async def count(expected: int) -> bool:
-        # One that has left all its channels is no "pubsub" client any more, but it is there.
+        # Not by type "pubsub": a connection without channels is of another type, and is still open.
         return sum(one["cmd"] in {"subscribe", "unsubscribe"} for one in await server.client.client_list()) == expected
 
     for _ in range(2):
@@ -198,8 +198,8 @@ async def test_lease_one_connection_hears_of_all_leases_and_is_closed_when_idle(
         await eventually(lambda: count(0))
 
 
-async def test_lease_that_is_held_is_renewed(newest_url: str, prefix: str, server: Server, there: Site) -> None:
-    async with site(newest_url, prefix, lease=0.3) as brief, brief.leases.hold("u", "c") as lease:
+async def test_lease_is_renewed_while_held(newest_url: str, prefix: str, server: LeaseOnServer, there: LeaseUser) -> None:
+    async with lease_user(newest_url, prefix, lease=0.3) as brief, brief.leases.hold("u", "c") as lease:
         began, token = await server.time_ms(), await server.token()
         waiting = there.wants()
 
@@ -213,8 +213,8 @@ async def test_lease_that_is_held_is_renewed(newest_url: str, prefix: str, serve
     await waiting
 
 
-async def test_lease_that_was_given_back_is_renewed_no_more(newest_url: str, prefix: str, server: Server) -> None:
-    async with site(newest_url, prefix, lease=0.1) as brief:
+async def test_lease_is_not_renewed_after_its_release(newest_url: str, prefix: str, server: LeaseOnServer) -> None:
+    async with lease_user(newest_url, prefix, lease=0.1) as brief:
         await asyncio.gather(*(brief.wants(user=str(user)) for user in range(20)))
         run, now = await server.scripts_run(), await server.time_ms()
 
@@ -225,12 +225,12 @@ async def test_lease_that_was_given_back_is_renewed_no_more(newest_url: str, pre
         assert await server.scripts_run() == run
 
 
-async def test_lease_call_for_a_waiter_that_left_reaches_the_next(here: Site, server: Server) -> None:
-    watching = listener.Listener(here.store.executor, here.store.commands.keys.prefix)
+async def test_listener_wakes_a_new_watch_of_a_heard_channel(here: LeaseUser, server: LeaseOnServer) -> None:
+    watching = pubsub.Listener(here.store.executor, here.store.commands.keys.prefix)
     with watching.watch(server.key) as watch:
         await watch.wake.wait()
         assert watch.is_hearing
-    # The channel is still heard, and messages in between had no waiter.
+    # The subscription is still there. A release may have come in between, so the new watch wakes at once.
     with watching.watch(server.key) as watch:
         assert watch.is_hearing
         assert watch.wake.is_set()
@@ -240,10 +240,10 @@ async def test_lease_call_for_a_waiter_that_left_reaches_the_next(here: Site, se
 # --- losing it
 
 
-async def test_lease_one_who_has_lost_it_is_told_and_takes_it_from_nobody(
-    newest_url: str, prefix: str, server: Server, there: Site, caplog: pytest.LogCaptureFixture
+async def test_lease_lost_is_reported_and_not_taken_back(
+    newest_url: str, prefix: str, server: LeaseOnServer, there: LeaseUser, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async with site(newest_url, prefix, lease=0.3) as here, there.store:
+    async with lease_user(newest_url, prefix, lease=0.3) as here, there.store:
         async with here.leases.hold("u", "c") as lease:
             assert not lease.is_lost
             await server.client.delete(server.key)
@@ -262,8 +262,8 @@ async def test_lease_one_who_has_lost_it_is_told_and_takes_it_from_nobody(
         assert [record.levelname for record in caplog.records if lease.key in record.message] == ["WARNING"]
 
 
-async def test_lease_one_who_has_lost_it_gives_back_nothing(
-    here: Site, there: Site, server: Server, caplog: pytest.LogCaptureFixture
+async def test_lease_lost_is_not_released_for_the_new_holder(
+    here: LeaseUser, there: LeaseUser, server: LeaseOnServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with here.leases.hold("u", "c") as lease:
         await server.client.delete(server.key)
@@ -283,10 +283,13 @@ async def test_lease_one_who_has_lost_it_gives_back_nothing(
 
 
 @pytest.mark.parametrize("name", ["acquire", "renew", "release"])
-async def test_lease_reply_that_is_lost_locks_nobody_out(
-    name: str, newest_url: str, prefix: str, server: Server, caplog: pytest.LogCaptureFixture
+async def test_lease_lost_reply_does_not_block_the_lease(
+    name: str, newest_url: str, prefix: str, server: LeaseOnServer, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async with LosingProxy(newest_url) as proxy, site(proxy.url, prefix, lease=0.9 if name == "renew" else 600) as here:
+    async with (
+        ReplyLosingProxy(newest_url) as proxy,
+        lease_user(proxy.url, prefix, lease=0.9 if name == "renew" else 600) as here,
+    ):
         async with here.leases.hold("u", "other"):
             pass
         proxy.needle = {"acquire": b"\r\n600000\r\n", "renew": b"\r\n900\r\n", "release": b":lock"}[name]
@@ -309,10 +312,15 @@ async def test_lease_reply_that_is_lost_locks_nobody_out(
             assert await server.token() != b""
 
 
-async def test_lease_connection_that_cannot_be_had_is_told_once(
-    there: Site, newest_url: str, prefix: str, server: Server, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+async def test_lease_failing_pubsub_connection_is_logged_once(
+    there: LeaseUser,
+    newest_url: str,
+    prefix: str,
+    server: LeaseOnServer,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(listener, "RESUBSCRIBE_DELAYS", ConstantBackoff(0.001))
+    monkeypatch.setattr(pubsub, "RESUBSCRIBE_DELAYS", ConstantBackoff(0.001))
     attempts = 0
 
     async def listen() -> Any:
@@ -322,20 +330,23 @@ async def test_lease_connection_that_cannot_be_had_is_told_once(
             raise ConnectionError
         return await there.store.executor.listen()
 
-    async with site(newest_url, prefix) as here, there.leases.hold("u", "c"):
+    async with lease_user(newest_url, prefix) as here, there.leases.hold("u", "c"):
         monkeypatch.setattr(here.store.executor, "listen", listen)
         caplog.set_level(logging.INFO)
         here.wants()
         await server.is_waited_for()
-        told = [(one.levelname, one.message) for one in caplog.records if "given back" in one.message]
+        logged = [(one.levelname, one.message) for one in caplog.records if "given back" in one.message]
         about = f"when leases under {prefix!r} are given back"
-        assert told == [("WARNING", f"cannot hear {about}: ConnectionError; trying again"), ("INFO", f"hearing again {about}")]
+        assert logged == [
+            ("WARNING", f"cannot hear {about}: ConnectionError; trying again"),
+            ("INFO", f"hearing again {about}"),
+        ]
 
 
 # --- beside the sessions
 
 
-async def test_lease_leases_are_no_sessions(here: Site, server: Server) -> None:
+async def test_lease_is_not_listed_as_a_session(here: LeaseUser, server: LeaseOnServer) -> None:
     await here.store.set("u", "c", BotSession("u", "c", {"a": 1}))
     async with here.leases.hold("u", "c"), here.leases.hold("u", "d"):
         assert await server.token()
@@ -344,11 +355,11 @@ async def test_lease_leases_are_no_sessions(here: Site, server: Server) -> None:
         assert await here.store.channels("u") == ["c"]
         assert await here.store.get("u", "c:lock") is None
         assert await here.store.clear("u") == 1
-        assert await server.token(), "clear is about sessions"
+        assert await server.token(), "clear removes sessions only"
 
 
 @pytest.mark.parametrize("odd", ODD_IDS)
-def test_lease_key_of_a_lease_is_no_sessions(odd: str) -> None:
+def test_lease_key_differs_from_keys_of_sessions(odd: str) -> None:
     keys = Keys("p:")
     key = keys.lease(odd, odd)
     assert keys.ids(key) is None
@@ -357,7 +368,7 @@ def test_lease_key_of_a_lease_is_no_sessions(odd: str) -> None:
     assert key.startswith(keys.session(odd, odd)), "one hash tag, one slot"
 
 
-async def test_lease_memory_store_forgets_expired_leases() -> None:
+async def test_lease_in_memory_expires() -> None:
     now = 1000.0
     store = MemorySessionStore(clock=lambda: now)
     commands, run = store.commands, store.executor.run
@@ -378,7 +389,7 @@ async def test_lease_memory_store_forgets_expired_leases() -> None:
 
 
 @pytest.mark.parametrize(
-    ("lease", "error", "says"),
+    ("lease", "error", "message"),
     [
         (0, ValueError, "lease must be at least 0.1 s"),
         (0.05, ValueError, "lease must be at least 0.1 s.*not 0.05"),
@@ -389,12 +400,12 @@ async def test_lease_memory_store_forgets_expired_leases() -> None:
         (True, TypeError, "not bool"),
     ],
 )
-def test_lease_what_is_no_lease(lease: Any, error: type[Exception], says: str) -> None:
-    with pytest.raises(error, match=says):
+def test_leases_refuse_an_invalid_duration(lease: Any, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
         Leases(MemorySessionStore(), lease=lease)
 
 
-async def test_lease_store_of_ones_own_has_no_leases() -> None:
+async def test_leases_refuse_a_custom_store() -> None:
     store: Any
     async with SQLiteStore() as store:
         with pytest.raises(TypeError, match="leases need a SessionStore or MemorySessionStore, not SQLiteStore"):

@@ -1,4 +1,4 @@
-"""Leases that end by cancellation or by closing leave nothing behind."""
+"""Cancelled waiters and closed leases: no lease stays held, and no queue entry and no subscription remains."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from redis_botsession import SessionError, SessionStore
 from redis_botsession.leases import Leases
 from redis_botsession.testing.harness import eventually
 
-from .sites import Server, Site, has_keys, site
+from .holders import LeaseOnServer, LeaseUser, has_keys, lease_user
 
 
 @pytest.mark.parametrize("is_free", [True, False], ids=["free", "held by another"])
 @pytest.mark.parametrize("kind", ["url", "client"])
-async def test_lease_whoever_is_cancelled_leaves_nothing_behind(
-    is_free: bool, kind: str, newest_url: str, prefix: str, there: Site, server: Server
+async def test_lease_cancelled_waiter_leaves_nothing_behind(
+    is_free: bool, kind: str, newest_url: str, prefix: str, there: LeaseUser, server: LeaseOnServer
 ) -> None:
     asyncio.get_running_loop().set_debug(True)
     got = 0
@@ -26,7 +26,7 @@ async def test_lease_whoever_is_cancelled_leaves_nothing_behind(
         redis.asyncio.Redis.from_url(newest_url) as client,
         SessionStore.from_url(newest_url, prefix=prefix) if kind == "url" else SessionStore(client, prefix=prefix) as store,
     ):
-        here = Site(store, 600)
+        here = LeaseUser(store, 600)
         for steps in range(0, 120, 3):
             free = asyncio.Event()
             holding = None if is_free else there.wants(free.wait)
@@ -41,31 +41,31 @@ async def test_lease_whoever_is_cancelled_leaves_nothing_behind(
             first.cancel()
             await asyncio.wait([first])
             free.set()
-            # What it has left behind would keep these out.
+            # A lease that the cancelled task left held would block these two.
             await second
             await there.wants()
             if holding is not None:
                 await holding
         await here.leases.aclose()
         assert here.leases._queues == {}
-    assert 0 < got < 40, "cancelled before, after, and in between"
+    assert 0 < got < 40, "tasks must be cancelled before and after they have the lease"
     assert await server.client.exists(server.key) == 0
     await there.leases.aclose()
     assert not await server.client.pubsub_channels(f"{prefix}*")
 
 
-async def test_lease_one_who_is_cancelled_just_when_it_is_his_turn_hands_it_on(here: Site) -> None:
+async def test_lease_waiter_cancelled_when_woken_wakes_the_next(here: LeaseUser) -> None:
     async with here.leases.hold("u", "c"):
         first, second = here.wants(), here.wants()
         await asyncio.sleep(0)
-    # It has the turn now, and does not know it yet.
+    # The release has passed the lease to the first task, which has not run since.
     first.cancel()
     await second
     assert first.cancelled()
     assert here.leases._queues == {}
 
 
-async def test_lease_waiter_cancelled_at_its_turn_passes_it_on(here: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_lease_waiter_cancelled_at_its_turn_passes_it_on(here: LeaseUser, monkeypatch: pytest.MonkeyPatch) -> None:
     give_back = here.leases._give_back
 
     async def give_back_and_cancel(*args: Any) -> None:
@@ -76,13 +76,13 @@ async def test_lease_waiter_cancelled_at_its_turn_passes_it_on(here: Site, monke
     async with here.leases.hold("u", "c"):
         late = here.wants()
         await asyncio.sleep(0)
-    # It does not know yet that it is cancelled.
+    # The cancelled task has not run yet, so it is still in the queue.
     async with here.leases.hold("u", "c"):
         await asyncio.wait([late])
         assert here.store.commands.keys.lease("u", "c") in here.leases._queues
 
 
-async def test_lease_aclose_refuses_new_and_waiting_tasks(here: Site, there: Site, server: Server) -> None:
+async def test_lease_aclose_refuses_new_and_waiting_tasks(here: LeaseUser, there: LeaseUser, server: LeaseOnServer) -> None:
     done = asyncio.Event()
     async with there.leases.hold("u", "c"):
         waiting = [here.wants() for _ in range(3)]
@@ -94,16 +94,16 @@ async def test_lease_aclose_refuses_new_and_waiting_tasks(here: Site, there: Sit
                 await one
         with pytest.raises(SessionError, match="these leases are closed"):
             await here.leases.hold("u", "c").__aenter__()
-        assert not closing.done(), "one still holds a lease"
+        assert not closing.done(), "close waits for a task that holds a lease"
         done.set()
         await closing
         assert holding.done()
         assert await has_keys(server.client, f"{here.store.key('v', 'c')[:-2]}*", 0)
     await here.leases.aclose()
-    assert await here.store.get("u", "c") is None, "the store is open"
+    assert await here.store.get("u", "c") is None, "the store stays open"
 
 
-async def test_lease_leases_may_be_closed_at_any_moment(here: Site, server: Server) -> None:
+async def test_lease_aclose_works_at_any_step_of_acquiring(here: LeaseUser, server: LeaseOnServer) -> None:
     refused = 0
     for steps in range(0, 60, 2):
         leases = Leases(here.store, lease=600)
@@ -123,11 +123,11 @@ async def test_lease_leases_may_be_closed_at_any_moment(here: Site, server: Serv
     assert refused > 3
 
 
-async def test_lease_aclose_gives_up_holders_after_a_while(
-    newest_url: str, prefix: str, server: Server, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+async def test_lease_aclose_stops_waiting_for_holders(
+    newest_url: str, prefix: str, server: LeaseOnServer, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("redis_botsession.leases.CLOSING", 0.01)
-    async with site(newest_url, prefix, lease=0.2) as here:
+    async with lease_user(newest_url, prefix, lease=0.2) as here:
         entered, done = asyncio.Event(), asyncio.Event()
 
         async def hold_on() -> None:
@@ -144,14 +144,16 @@ async def test_lease_aclose_gives_up_holders_after_a_while(
         await holding
 
 
-async def test_lease_one_who_holds_a_lease_may_close(here: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    # It does not wait for itself.
+async def test_lease_aclose_works_in_a_task_that_holds_one(here: LeaseUser, monkeypatch: pytest.MonkeyPatch) -> None:
+    # An hour, which the test would exceed if the task waited for itself.
     monkeypatch.setattr("redis_botsession.leases.CLOSING", 3600)
     async with here.leases.hold("u", "c"):
         await here.leases.aclose()
 
 
-async def test_lease_store_that_is_closed_or_elsewhere(newest_url: str, prefix: str, caplog: pytest.LogCaptureFixture) -> None:
+async def test_lease_of_a_closed_store_is_left_to_expire(
+    newest_url: str, prefix: str, caplog: pytest.LogCaptureFixture
+) -> None:
     store = SessionStore.from_url(newest_url, prefix=prefix)
     leases = Leases(store)
     async with leases.hold("u", "c"):

@@ -1,4 +1,4 @@
-"""Leases across processes, and while processes, servers and connections die; on clusters and behind sentinels."""
+"""Leases across processes; with processes, servers and connections that are lost; on clusters and behind Sentinel."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import redis.asyncio
 from redis.crc import key_slot
 
 from redis_botsession import SessionStore
-from redis_botsession._transport import pubsub as listener
+from redis_botsession._transport import pubsub
 from redis_botsession.embedded import LocalServer
 from redis_botsession.leases import Leases
 from redis_botsession.testing.harness import eventually
@@ -24,15 +24,15 @@ from ..store.test_refusals import as_user
 from ..support.processes import free_port, kill, paused
 from ..support.redis_servers import SERVERS, locate_or_skip
 from ..support.topologies import ClusterServers, SentinelServers
-from .sites import Elsewhere, Server, Site, site
+from .holders import HolderProcess, LeaseOnServer, LeaseUser, lease_user
 
 PROCESSES = 4
 EACH = 50
 NEWEST = next(server for server in SERVERS if server.id == "redis-8.2")
-#: More for the user of a bot that uses leases.
+#: Permissions that leases need besides those of the store.
 LEASES = "+get +set +pttl +pexpire +publish +subscribe +unsubscribe &bot:session:*"
 
-# Reads a number, and writes one more: what no two may do at once.
+# Reads a number and writes the next one, which loses counts when two processes do it at once.
 COUNTER = """
 import asyncio, sys
 from contextlib import nullcontext
@@ -62,7 +62,7 @@ asyncio.run(main())
 
 
 async def count_in_processes(url: str, prefix: str, mode: str) -> list[int]:
-    """Counts to two hundred for each of two users, in four processes; gives to what it came."""
+    """Counts for two users in four processes, and returns the final numbers; without a lost count each is 200."""
     line = (sys.executable, "-c", COUNTER, url, prefix, str(EACH), mode)
     workers = [await asyncio.create_subprocess_exec(*line, stdin=PIPE, stdout=PIPE) for _ in range(PROCESSES)]
     for worker in workers:
@@ -74,21 +74,19 @@ async def count_in_processes(url: str, prefix: str, mode: str) -> list[int]:
         return [int(await client.get(f"{prefix}{user}") or 0) for user in ("u", "v")]
 
 
-async def test_lease_four_processes_count_right(newest_url: str, prefix: str) -> None:
+async def test_lease_isolates_four_processes(newest_url: str, prefix: str) -> None:
     assert await count_in_processes(newest_url, prefix, "isolated") == [PROCESSES * EACH] * 2
 
 
-async def test_lease_without_leases_they_do_not(newest_url: str, prefix: str) -> None:
+async def test_lease_is_needed_by_four_processes(newest_url: str, prefix: str) -> None:
     assert max(await count_in_processes(newest_url, prefix, "alone")) < PROCESSES * EACH
 
 
-# --- holders that die or sleep
+# --- holders that are killed or paused
 
 
-async def test_lease_holder_that_is_killed_keeps_it_until_it_runs_out(
-    here: Site, server: Server, newest_url: str, prefix: str
-) -> None:
-    async with Elsewhere.holding(newest_url, prefix, lease=1.0) as holder:
+async def test_lease_of_a_killed_holder_expires(here: LeaseUser, server: LeaseOnServer, newest_url: str, prefix: str) -> None:
+    async with HolderProcess.holding(newest_url, prefix, lease=1.0) as holder:
         waiting = here.wants(server.time_ms)
         await server.is_waited_for()
         holder.process.kill()
@@ -98,15 +96,15 @@ async def test_lease_holder_that_is_killed_keeps_it_until_it_runs_out(
         assert token
         await waiting
         assert await server.time_ms() >= now + left
-        # One look when it has run out; a second one if that was a millisecond early. Then it is given back.
+        # One script when the lease expires, a second one if that was a millisecond early; then one for the release.
         assert await server.scripts_run() - asked <= 3
 
 
-async def test_lease_holder_that_has_slept_for_too_long_takes_it_from_nobody(
-    here: Site, server: Server, newest_url: str, prefix: str
+async def test_lease_lost_by_a_paused_holder_is_not_taken_back(
+    here: LeaseUser, server: LeaseOnServer, newest_url: str, prefix: str
 ) -> None:
     done = asyncio.Event()
-    async with Elsewhere.holding(newest_url, prefix, lease=0.5) as holder:
+    async with HolderProcess.holding(newest_url, prefix, lease=0.5) as holder:
         theirs = await server.token()
         waiting = here.wants(done.wait)
         holder.process.send_signal(signal.SIGSTOP)
@@ -117,19 +115,19 @@ async def test_lease_holder_that_has_slept_for_too_long_takes_it_from_nobody(
         await eventually(is_ours)
         ours = await server.token()
         holder.process.send_signal(signal.SIGCONT)
-        assert re.match("log: lease .*was lost", await holder.said())
+        assert re.match("log: lease .*was lost", await holder.next_line())
         assert await server.token() == ours
         holder.end()
-        assert await holder.said() == "over True"
+        assert await holder.next_line() == "over True"
         assert await server.token() == ours
     done.set()
     await waiting
 
 
-# --- servers that forget, and are gone
+# --- servers that lose scripts and data, and lost connections
 
 
-async def test_lease_server_that_has_forgotten_the_scripts(here: Site, there: Site, server: Server) -> None:
+async def test_lease_survives_script_flush(here: LeaseUser, there: LeaseUser, server: LeaseOnServer) -> None:
     async with there.leases.hold("u", "c"):
         waiting = here.wants()
         await server.is_waited_for()
@@ -137,24 +135,24 @@ async def test_lease_server_that_has_forgotten_the_scripts(here: Site, there: Si
     await waiting
 
 
-async def test_lease_server_that_is_started_again_while_they_wait(prefix: str, caplog: pytest.LogCaptureFixture) -> None:
+async def test_lease_waiter_survives_a_restarted_server(prefix: str, caplog: pytest.LogCaptureFixture) -> None:
     binary, env = locate_or_skip(NEWEST)
     local = LocalServer(binary, env=env, tcp=free_port())
     local.start()
     try:
         async with (
-            site(local.url, prefix, lease=1.0) as here,
-            site(local.url, prefix, lease=1.0) as there,
+            lease_user(local.url, prefix, lease=1.0) as here,
+            lease_user(local.url, prefix, lease=1.0) as there,
             there.leases.hold("u", "c") as lease,
         ):
             waiting = here.wants()
-            async with Server.of(local.url, prefix) as server:
+            async with LeaseOnServer.of(local.url, prefix) as server:
                 await server.is_waited_for()
             kill(local)
             local.start()
-            # It has forgotten who had it.
+            # The restarted server has lost the lease, so the waiter gets it.
             await waiting
-            async with here.leases.hold("u", "c"), Server.of(local.url, prefix) as server:
+            async with here.leases.hold("u", "c"), LeaseOnServer.of(local.url, prefix) as server:
                 ours = await server.token()
 
                 async def knows() -> bool:
@@ -167,14 +165,14 @@ async def test_lease_server_that_is_started_again_while_they_wait(prefix: str, c
         local.stop()
 
 
-async def test_lease_connection_that_is_lost_while_they_wait(here: Site, there: Site, server: Server) -> None:
+async def test_lease_waiter_survives_a_lost_connection(here: LeaseUser, there: LeaseUser, server: LeaseOnServer) -> None:
     for _ in range(3):
         async with there.leases.hold("u", "c"):
             waiting = here.wants()
             await server.is_waited_for()
             (lost,) = [client["id"] for client in await server.client.client_list(_type="pubsub")]
             await server.client.client_kill_filter(_id=lost)
-            # Half of the releases happen while no waiter is subscribed.
+            # The release often comes before the waiter has subscribed again.
         await waiting
     async with there.leases.hold("u", "c"):
         waiting = here.wants()
@@ -183,13 +181,17 @@ async def test_lease_connection_that_is_lost_while_they_wait(here: Site, there: 
         await eventually(server.has_listeners)
 
 
-async def test_lease_connection_that_is_silent_while_they_wait(
-    newest_url: str, prefix: str, server: Server, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+async def test_lease_waiter_replaces_a_silent_connection(
+    newest_url: str, prefix: str, server: LeaseOnServer, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(listener, "SILENCE", 0.05)
+    monkeypatch.setattr(pubsub, "SILENCE", 0.05)
     binary, env = locate_or_skip(NEWEST)
     with LocalServer(binary, env=env, tcp=True) as local:
-        async with site(local.url, prefix) as here, site(local.url, prefix) as there, Server.of(local.url, prefix) as own:
+        async with (
+            lease_user(local.url, prefix) as here,
+            lease_user(local.url, prefix) as there,
+            LeaseOnServer.of(local.url, prefix) as own,
+        ):
             async with there.leases.hold("u", "c"):
                 waiting = here.wants()
                 await own.is_waited_for()
@@ -197,7 +199,7 @@ async def test_lease_connection_that_is_silent_while_they_wait(
 
                 async def has_been_asked() -> bool:
                     (connection,) = await own.client.client_list(_type="pubsub")
-                    assert connection["id"] == before, "one that answers is not left"
+                    assert connection["id"] == before, "a connection that replies must not be replaced"
                     return bool(connection["cmd"] == "unsubscribe")
 
                 await eventually(has_been_asked)
@@ -215,14 +217,14 @@ async def test_lease_connection_that_is_silent_while_they_wait(
 
 
 @pytest.mark.parametrize("without", ["+publish", "+subscribe", "+unsubscribe", "&bot:session:*"])
-async def test_lease_one_who_may_not_hear_looks_again_and_again(
+async def test_lease_waiter_without_pubsub_permission_polls(
     without: str, newest_url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with redis.asyncio.Redis.from_url(newest_url) as client:
         await client.execute_command(*RULE.split(), *(word for word in LEASES.split() if word != without))  # type: ignore[no-untyped-call] # redis-py has no types here
         url = as_user(newest_url, "bot", "password")
         try:
-            async with site(url, "bot:session:") as here, site(url, "bot:session:") as there:
+            async with lease_user(url, "bot:session:") as here, lease_user(url, "bot:session:") as there:
                 for _ in range(3):
                     async with there.leases.hold("u", "c"):
                         waiting = [here.wants(), here.wants()]
@@ -232,25 +234,25 @@ async def test_lease_one_who_may_not_hear_looks_again_and_again(
 
                         await eventually(has_asked)
                     await asyncio.gather(*waiting)
-                told = [record.message for record in caplog.records if "cannot hear" in record.message]
-                assert 1 <= len(told) <= 2, "each of the two sites once"
+                logged = [record.message for record in caplog.records if "cannot hear" in record.message]
+                assert 1 <= len(logged) <= 2, "each of the two stores logs it once"
                 assert "was lost" not in caplog.text
                 assert "cannot be released" not in caplog.text
-                assert "+subscribe +unsubscribe +publish &bot:session:*" in told[0]
+                assert "+subscribe +unsubscribe +publish &bot:session:*" in logged[0]
         finally:
             await client.acl_deluser("bot")
 
 
-async def test_lease_bot_may_use_leases(url: str, caplog: pytest.LogCaptureFixture) -> None:
+async def test_lease_needs_only_the_documented_permissions(url: str, caplog: pytest.LogCaptureFixture) -> None:
     async with redis.asyncio.Redis.from_url(url) as client:
         await client.execute_command(*RULE.split(), *LEASES.split())  # type: ignore[no-untyped-call] # redis-py has no types here
         await client.script_flush()
         bots_url = as_user(url, "bot", "password")
         try:
             async with (
-                site(bots_url, "bot:session:", lease=0.3) as here,
-                site(bots_url, "bot:session:", lease=0.3) as there,
-                Server.of(url, "bot:session:") as server,
+                lease_user(bots_url, "bot:session:", lease=0.3) as here,
+                lease_user(bots_url, "bot:session:", lease=0.3) as there,
+                LeaseOnServer.of(url, "bot:session:") as server,
             ):
                 async with there.leases.hold("u", "c") as lease:
                     waiting = here.wants()
@@ -270,12 +272,12 @@ async def test_lease_bot_may_use_leases(url: str, caplog: pytest.LogCaptureFixtu
 
 
 @pytest.mark.parametrize("without", ["+get", "+set", "+pttl"])
-async def test_lease_bot_needs_each_command(without: str, newest_url: str) -> None:
+async def test_lease_needs_each_documented_command(without: str, newest_url: str) -> None:
     async with redis.asyncio.Redis.from_url(newest_url) as client:
         await client.execute_command(*RULE.split(), *(word for word in LEASES.split() if word != without))  # type: ignore[no-untyped-call] # redis-py has no types here
         bots_url = as_user(newest_url, "bot", "password")
         try:
-            async with site(newest_url, "bot:session:") as there, SessionStore.from_url(bots_url) as store:
+            async with lease_user(newest_url, "bot:session:") as there, SessionStore.from_url(bots_url) as store:
                 leases = Leases(store)
                 with refused():
                     async with there.leases.hold("u", "c"):
@@ -289,12 +291,12 @@ async def test_lease_bot_needs_each_command(without: str, newest_url: str) -> No
 # --- more than one server
 
 
-async def test_lease_on_a_cluster(prefix: str) -> None:
+async def test_lease_works_on_a_cluster(prefix: str) -> None:
     with ClusterServers(*locate_or_skip(NEWEST), primaries=2, replicas=0) as cluster:
         for node in cluster.nodes:
             node.ask(*RULE.replace("bot:session:", prefix).split(), *LEASES.replace("bot:session:", prefix).split(), *CLUSTER)
         url = as_user(cluster.url, "bot", "password")
-        async with site(url, prefix) as here, site(url, prefix) as there:
+        async with lease_user(url, prefix) as here, lease_user(url, prefix) as there:
             for user in ("u", "v", "w", "x"):
                 node = cluster.primary_of(key_slot(user.encode()))
                 async with there.leases.hold(user, "c"):
@@ -308,7 +310,7 @@ async def test_lease_on_a_cluster(prefix: str) -> None:
                     await eventually(is_waited_for)
                     assert node.ask("GET", key).endswith("+")
                 await waiting
-            # The slot moves to another node while it is held and waited for.
+            # Moves the slot to another node while one task holds the lease and another one waits.
             source = cluster.primary_of(key_slot(b"u"))
             target = next(node for node in cluster.nodes if node is not source)
             async with there.leases.hold("u", "c") as lease:
@@ -323,11 +325,11 @@ async def test_lease_on_a_cluster(prefix: str) -> None:
             assert target.ask("EXISTS", key) == 0
 
 
-async def test_lease_behind_sentinels(prefix: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    # The sentinels tell, and sooner than silence would.
-    monkeypatch.setattr(listener, "SILENCE", 3600)
+async def test_lease_works_behind_sentinel(prefix: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Only the sentinels report the failover: silence would be noticed after an hour.
+    monkeypatch.setattr(pubsub, "SILENCE", 3600)
     with SentinelServers(*locate_or_skip(NEWEST)) as servers:
-        async with site(servers.url, prefix) as here, site(servers.url, prefix) as there:
+        async with lease_user(servers.url, prefix) as here, lease_user(servers.url, prefix) as there:
             key = here.store.key("u", "c") + ":lock"
 
             async def is_waited_for() -> bool:
@@ -339,17 +341,17 @@ async def test_lease_behind_sentinels(prefix: str, monkeypatch: pytest.MonkeyPat
                 waiting = here.wants()
                 await eventually(is_waited_for)
                 old = servers.primary()
-                # It hangs, and its connections stay open.
+                # The paused primary keeps its connections open.
                 servers.pause(old)
                 await eventually(is_waited_for)
                 new = servers.primary()
-                # The lease had been replicated.
+                # The lease was replicated, so the new primary has it.
                 assert new.ask("EXISTS", key) == 1
                 assert not waiting.done()
             await waiting
             assert new.ask("EXISTS", key) == 0
 
 
-def test_permissions_page_has_those_of_leases() -> None:
+def test_permissions_page_lists_those_of_leases() -> None:
     text = (Path(__file__).parents[2] / "docs" / "operations" / "permissions.md").read_text("utf-8")
     assert f"`{LEASES}`" in " ".join(text.split())

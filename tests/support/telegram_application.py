@@ -1,4 +1,4 @@
-"""Applications of python-telegram-bot without network, and updates to feed them."""
+"""Applications of python-telegram-bot without a network, and updates to feed to them."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ _numbers = count(1)
 
 
 class Transport(BaseRequest):
-    """Answers in Telegram's place.
+    """Replies to the bot's requests in place of Telegram.
 
     Attributes:
-        sent: The parameters of the messages that the bot has sent.
+        sent: The parameters of the messages that the bot sent.
     """
 
     def __init__(self, bot: dict[str, Any] = BOT) -> None:
@@ -52,12 +52,12 @@ class Transport(BaseRequest):
 
 
 def build(persistence: BasePersistence[Any, Any, Any], *handlers: BaseHandler[Any, Any, Any], **options: Any) -> App:
-    """An application of the bot 777.
+    """Returns an application of the bot 777.
 
     Args:
         persistence: Its persistence.
         *handlers: Its handlers.
-        **options: Called on the builder: ``concurrent_updates=True`` for ``.concurrent_updates(True)``.
+        **options: Methods of the builder: ``concurrent_updates=True`` calls ``.concurrent_updates(True)``.
     """
     transport = options.pop("transport", None) or Transport()
     builder: Any = Application.builder().token("777:secret").request(transport).get_updates_request(Transport())
@@ -73,13 +73,16 @@ def build(persistence: BasePersistence[Any, Any, Any], *handlers: BaseHandler[An
 async def running(
     persistence: BasePersistence[Any, Any, Any], *handlers: BaseHandler[Any, Any, Any], **options: Any
 ) -> AsyncIterator[App]:
-    """An application between ``initialize`` and ``shutdown``. (``start`` only adds the loops that tests do themselves.)"""
+    """Yields an initialized application, and shuts it down.
+
+    It is not started: ``start`` would only add the loops whose work the tests do by hand.
+    """
     async with build(persistence, *handlers, **options) as app:
         yield app
 
 
 def message(text: str, user: int = 42, chat: int | None = None) -> Json:
-    """What a user writes; in private unless ``chat`` says otherwise."""
+    """Returns the update for a user's message, in the private chat unless ``chat`` names a group."""
     sender = {"id": user, "is_bot": False, "first_name": "U"}
     where = {"id": user, "type": "private"} if chat is None else {"id": chat, "type": "group", "title": "G"}
     number = next(_numbers)
@@ -90,7 +93,7 @@ def message(text: str, user: int = 42, chat: int | None = None) -> Json:
 
 
 def press(data: str, message_id: int | None, user: int = 42, chat: int = 42) -> Json:
-    """A user presses a button, of an inline message if ``message_id`` is None."""
+    """Returns the update for a pressed button; the button is on an inline message if ``message_id`` is None."""
     query: dict[str, Any] = {
         "id": str(next(_numbers)),
         "from": {"id": user, "is_bot": False, "first_name": "U"},
@@ -106,7 +109,7 @@ def press(data: str, message_id: int | None, user: int = 42, chat: int = 42) -> 
 
 @asynccontextmanager
 async def _errors(app: App) -> AsyncIterator[list[Exception]]:
-    """The errors that the error handlers of ``app`` get meanwhile."""
+    """Yields the list of errors that reach the error handlers of ``app`` within the block."""
     errors: list[Exception] = []
 
     async def note(_: object, context: Any) -> None:
@@ -120,7 +123,7 @@ async def _errors(app: App) -> AsyncIterator[list[Exception]]:
 
 
 async def feed(app: App, update: Json) -> None:
-    """Lets ``app`` process ``update``; raises the error that its error handlers get."""
+    """Lets ``app`` process ``update``; raises the first error that reaches its error handlers."""
     async with _errors(app) as errors:
         await app.process_update(Update.de_json(update, app.bot))
     if errors:
@@ -128,7 +131,7 @@ async def feed(app: App, update: Json) -> None:
 
 
 async def handle(app: App, update: Json, change: Callable[[Any], object]) -> None:
-    """The same, where the only handler does ``change(context)``."""
+    """Lets ``app`` process ``update`` with a handler that calls ``change(context)``; raises like ``feed``."""
 
     async def callback(_: Update, context: Any) -> None:
         change(context)
@@ -142,14 +145,14 @@ async def handle(app: App, update: Json, change: Callable[[Any], object]) -> Non
 
 
 async def write(app: App) -> list[Exception]:
-    """Lets ``app`` write the changes, as it does at intervals; returns the errors that its error handlers get."""
+    """Lets ``app`` write what changed, as it does at intervals; returns the errors that reach its error handlers."""
     async with _errors(app) as errors:
         await app.update_persistence()
     return errors
 
 
 def typed(value: Any) -> Any:
-    """``value`` so that 1 and True, and a list and a tuple, are not equal."""
+    """Returns ``value`` with its types, so that 1 and True, or a list and a tuple, are not equal."""
     if isinstance(value, dict):
         return dict, [(typed(key), typed(item)) for key, item in sorted(value.items(), key=repr)]
     if isinstance(value, list | tuple):
@@ -163,12 +166,12 @@ async def stored(store: SessionStore, user: int = 42, channel: str = "777.user_d
 
 
 async def put(app: App, user: int = 42, **values: Any) -> None:
-    """A message, whose handler puts ``values`` into user_data."""
+    """Lets ``app`` process a message with a handler that puts ``values`` into user_data."""
     await handle(app, message("x", user=user), lambda context: context.user_data.update(values))
 
 
 async def seen(app: App, user: int = 42) -> dict[Any, Any]:
-    """The user_data that a handler sees."""
+    """Returns the user_data that a handler sees."""
     found: list[dict[Any, Any]] = []
     await handle(app, message("x", user=user), lambda context: found.append(copy.deepcopy(context.user_data)))
     return found[0]

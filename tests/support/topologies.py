@@ -1,4 +1,4 @@
-"""A Redis Cluster, and a primary with replicas and sentinels: real processes that can be killed, paused and started again."""
+"""A Redis Cluster, and a primary with replicas and sentinels, of real processes to kill, pause and start again."""
 
 from __future__ import annotations
 
@@ -29,19 +29,25 @@ from redis_botsession.testing.harness import PATIENCE
 
 _Between = Callable[[], Awaitable[object]]
 SLOTS = 16384
-#: What clients of the sentinels ask for.
+#: The name under which the sentinels know the primary.
 SERVICE = "bots"
 _CONNECTION: Mapping[str, Any] = {"protocol": 2, "socket_timeout": 5.0}
-# A replica that is just loading what its primary has sent says so for an instant.
+# A replica replies LOADING for an instant while it loads its primary's data.
 _PATIENT = Retry(ConstantBackoff(0.01), 500, (redis.BusyLoadingError,))
-# Below the ports that systems give to outgoing connections: while a node is down, nothing else takes its port, and who connects
-# to it again and again cannot meet himself. The cluster bus is at the port 10000 above; Redis 6.2 knows no other place for it.
+# Below the ports that systems give to outgoing connections: nothing else takes the port of a node that is down, and a client
+# that reconnects to it cannot connect to itself. The cluster bus is 10000 ports above; Redis 6.2 has no option for that.
 _PORTS, _BUS = range(10_000, 22_000), 10_000
 _turn: _Between = partial(asyncio.sleep, 0)  # lets the other tasks do something
 
 
 class Node:
-    """A server or sentinel on a port of 127.0.0.1, with files that outlive the process; ``id`` is the cluster's name for it."""
+    """A server or sentinel on a port of 127.0.0.1, with files that outlive the process.
+
+    Attributes:
+        id: Its id in the cluster; empty outside of one.
+        running: Whether its process runs.
+        paused: Whether its process is stopped by SIGSTOP.
+    """
 
     def __init__(self, port: int, server: LocalServer) -> None:
         self.port = port
@@ -61,21 +67,21 @@ class Node:
 
     @property
     def live(self) -> bool:
-        """It is neither killed nor paused."""
+        """Whether it is neither killed nor paused."""
         return self.running and not self.paused
 
     def client(self) -> redis.asyncio.Redis:
-        """A client of this node alone; close it."""
+        """Returns a client of this node alone; the caller closes it."""
         return redis.asyncio.Redis.from_url(self.url, retry=None, **_CONNECTION)
 
     def ask(self, *command: bytes | str | int) -> Any:
-        """What the node replies, as text; over a connection of its own, so not for what is done often."""
+        """Returns the node's reply to a command, as text. Opens a connection for each call."""
         with redis.Redis.from_url(self.url, decode_responses=True, retry=_PATIENT, **_CONNECTION) as client:
             return client.execute_command(*command)
 
 
 class _Topology(ABC):
-    """What a cluster and sentinels have in common."""
+    """Common base of a cluster and of sentinels: their nodes, and how these are started and stopped."""
 
     def __init__(self, binary: str | Path, env: Mapping[str, str], options: Sequence[str]) -> None:
         self.nodes: list[Node] = []
@@ -93,7 +99,7 @@ class _Topology(ABC):
     def _settled(self) -> bool: ...
 
     def start(self) -> None:
-        """Starts all and waits until they work together."""
+        """Starts all nodes and waits until they work together."""
         try:
             self._create()
             self.settle()
@@ -104,7 +110,7 @@ class _Topology(ABC):
     def stop(self) -> None:
         """Stops all processes, the paused ones too, and removes their files."""
         for node in self._all:
-            # Not gently: with a replica that is gone, a primary would first wait for it.
+            # Killed, because a primary that shuts down would wait for replicas that are gone.
             self.kill(node)
         self._files.cleanup()
 
@@ -116,14 +122,14 @@ class _Topology(ABC):
         self.stop()
 
     def settle(self) -> None:
-        """Waits until all that run (and are not paused) agree about each other and have nothing left to do.
+        """Waits until all live nodes agree about each other and the replicas are up to date.
 
-        In a coroutine: ``await asyncio.to_thread(servers.settle)``. It raises TimeoutError after ``PATIENCE`` seconds.
+        In a coroutine: ``await asyncio.to_thread(servers.settle)``. Raises TimeoutError after ``PATIENCE`` seconds.
         """
         _wait(self._settled, "the nodes do not agree")
 
     def kill(self, node: Node) -> None:
-        """Kills the node with SIGKILL and waits until it is gone; its files stay. Does nothing if it does not run."""
+        """Ends the node with SIGKILL and waits until its process is gone; its files stay. Does nothing if it does not run."""
         if node.running:
             node.running = node.paused = False
             with suppress(ProcessLookupError):
@@ -131,12 +137,15 @@ class _Topology(ABC):
             node.server.stop()
 
     def restart(self, node: Node) -> None:
-        """Starts a killed node with its port and its files, and waits until it answers; see ``settle``."""
+        """Starts a killed node with its port and its files, and waits until it replies.
+
+        It may not have found the other nodes yet; ``settle`` waits for that.
+        """
         node.server.start()
         node.running = True
 
     def pause(self, node: Node) -> None:
-        """Stops the node until ``resume``; its connections stay open."""
+        """Stops the node's process (SIGSTOP) until ``resume``: its connections stay open, and no request is served."""
         os.kill(node.pid, signal.SIGSTOP)
         node.paused = True
 
@@ -146,14 +155,14 @@ class _Topology(ABC):
         node.paused = False
 
     def _node(self, *options: str, config: Sequence[str] | None = None) -> Node:
-        """A new node, started. It writes what it learns into its ``config`` if there is one, and starts from that again."""
+        """Starts a new node. With ``config`` it gets a configuration file, which it updates and reads again at each start."""
         port = _free_port()
         folder = Path(self._files.name) / str(port)
         folder.mkdir()
         binary = self._binary
         if config is not None:
             (folder / "server.conf").write_text("\n".join([*config, ""]), "utf-8")
-            # A config file must come before the options, where LocalServer has no place for it.
+            # The configuration file must precede the options, and LocalServer cannot do that: a script adds it.
             binary = folder / "server"
             words = map(shlex.quote, [str(self._binary), str(folder / "server.conf")])
             binary.write_text(f'#!/bin/sh\nexec {" ".join(words)} "$@"\n', "utf-8")
@@ -167,9 +176,9 @@ class _Topology(ABC):
 class ClusterServers(_Topology):
     """A Redis Cluster; use it with ``with``.
 
-    ``binary`` and ``env`` are what ``Server.locate`` gives, ``options`` more of the servers' options. ``replicas`` is how
-    many there are in all; they are dealt to the primaries in turn.
-    ``nodes`` has the first primaries first, ``urls`` where these listen, ``url`` the same for ``SessionStore.from_url``.
+    ``binary`` and ``env`` are from ``Server.locate``, ``options`` are more options of the servers. ``replicas`` is how
+    many there are in all; the primaries get them in turn.
+    ``nodes`` begins with the first primaries, ``urls`` are their URLs, ``url`` names all of them for ``SessionStore.from_url``.
     """
 
     def __init__(
@@ -189,13 +198,13 @@ class ClusterServers(_Topology):
         primaries, replicas = self.nodes[: self._primaries], self.nodes[self._primaries :]
         self.urls = [node.url for node in primaries]
         self.url = f"redis+cluster://{','.join(f'127.0.0.1:{node.port}' for node in primaries)}/"
-        # Epochs can be set only before a node knows others; equal ones would be a conflict to settle first.
+        # Epochs can be set only before a node knows others. Equal epochs would be a conflict that takes time to settle.
         for epoch, node in enumerate(self.nodes, 1):
             node.ask("CLUSTER", "SET-CONFIG-EPOCH", epoch)
         for place, node in enumerate(primaries):
             node.ask("CLUSTER", "ADDSLOTS", *range(*(SLOTS * n // len(primaries) for n in (place, place + 1))))
         for place, node in enumerate(self.nodes):
-            # Each to each: so they need not wait for the gossip.
+            # Every node meets every other one, because waiting for the gossip takes longer.
             for other in self.nodes[:place]:
                 node.ask("CLUSTER", "MEET", "127.0.0.1", other.port, other.port + _BUS)
         for place, replica in enumerate(replicas):
@@ -214,16 +223,16 @@ class ClusterServers(_Topology):
         )
 
     def primaries(self) -> list[Node]:
-        """The nodes that own slots now, as the live ones say themselves; the latest word counts."""
+        """Returns the live nodes that own slots now; of two that claim a slot, the one with the later epoch owns it."""
         owners = set(self._owners().values())
         return [node for node in self.nodes if node in owners]
 
     def primary_of(self, slot: int) -> Node:
-        """The live node that owns ``slot`` now; raises LookupError if there is none."""
+        """Returns the live node that owns ``slot`` now; raises LookupError if there is none."""
         return self._owners()[slot]
 
     def replica_of(self, node: Node) -> Node:
-        """A live replica of ``node``; raises LookupError if there is none."""
+        """Returns a live replica of ``node``; raises LookupError if there is none."""
         for other in self.nodes:
             if other.live and _views(other)[other.id].primary_id == node.id:
                 return other
@@ -241,27 +250,27 @@ class ClusterServers(_Topology):
         await self.end_move(slot, source, target)
 
     async def begin_move(self, slot: int, source: Node, target: Node) -> None:
-        """From now on ``source`` sends clients to ``target`` for the keys that it does not have."""
+        """Begins to move ``slot``: ``source`` redirects clients to ``target`` (ASK) for keys that it does not have."""
         await asyncio.to_thread(target.ask, "CLUSTER", "SETSLOT", slot, "IMPORTING", source.id)
         await asyncio.to_thread(source.ask, "CLUSTER", "SETSLOT", slot, "MIGRATING", target.id)
 
     async def move_keys(
         self, slot: int, source: Node, target: Node, count: int = sys.maxsize, between: _Between = _turn
     ) -> int:
-        """Moves keys of ``slot`` one by one, ``count`` at most, and gives how many; awaits ``between()`` after each."""
+        """Moves at most ``count`` keys of ``slot`` one by one, and returns how many; awaits ``between()`` after each."""
         moved = 0
         async with source.client() as giver:
             while keys := await _send(giver, "CLUSTER", "GETKEYSINSLOT", slot, min(10, count - moved)):
                 for key in keys:
-                    # One that has expired meanwhile is no error: NOKEY.
+                    # A key that has expired meanwhile is no error: the reply is NOKEY.
                     await _send(giver, "MIGRATE", "127.0.0.1", target.port, key, 0, 5000)
                     moved += 1
                     await between()
         return moved
 
     async def end_move(self, slot: int, source: Node, target: Node) -> None:
-        """Makes ``target`` the owner of ``slot``, of which ``source`` must have no key left, and tells all other primaries."""
-        # The new owner first: if the old one were first and died, no node would own the slot.
+        """Makes ``target`` the owner of ``slot`` on all primaries; ``source`` must have no key of it left."""
+        # The new owner first: if the old owner came first and died then, the slot would have no owner.
         for node in [target, source, *(node for node in self.primaries() if node not in {source, target})]:
             await asyncio.to_thread(node.ask, "CLUSTER", "SETSLOT", slot, "NODE", target.id)
 
@@ -269,8 +278,9 @@ class ClusterServers(_Topology):
 class SentinelServers(_Topology):
     """A primary with two replicas, and three sentinels that watch it as ``SERVICE``; use it with ``with``.
 
-    ``binary`` and ``env`` are what ``Server.locate`` gives, ``options`` more options of the primary and its replicas.
-    ``nodes`` has the first primary first, and no sentinels; ``sentinels`` are these; ``url`` is for ``SessionStore.from_url``.
+    ``binary`` and ``env`` are from ``Server.locate``, ``options`` are more options of the primary and its replicas.
+    ``nodes`` begins with the first primary and has no sentinels, which are in ``sentinels``; ``url`` is for
+    ``SessionStore.from_url``.
     """
 
     def __init__(self, binary: str | Path, env: Mapping[str, str], *, options: Sequence[str] = ()) -> None:
@@ -281,9 +291,9 @@ class SentinelServers(_Topology):
         options = ("--repl-diskless-sync", "no", *self._options)
         for _ in range(3):
             config = [f"replicaof 127.0.0.1 {self.nodes[0].port}"] if self.nodes else []
-            # Sentinels write into it who follows whom: so a node that starts again is what it was.
+            # Sentinels rewrite it after a failover, so that a restarted node keeps its role.
             self.nodes.append(self._node(*options, config=config))
-        # What is there when they first look they see at once, all else ten seconds later.
+        # Sentinels find replicas at their first look at the primary, and later ones only ten seconds afterwards.
         _wait(lambda: all(map(_linked, self.nodes)), "the replicas do not follow")
         times = [f"down-after-milliseconds {SERVICE} 500", f"failover-timeout {SERVICE} 2000", f"parallel-syncs {SERVICE} 1"]
         watch = [f"sentinel {line}" for line in (f"monitor {SERVICE} 127.0.0.1 {self.nodes[0].port} 2", *times)]
@@ -303,22 +313,22 @@ class SentinelServers(_Topology):
         return primary.live and _linked(primary) and all(_linked(node, primary) for node in self.replicas())
 
     def primary(self) -> Node:
-        """The primary that the sentinels name now: what the live one says that has seen the latest failover."""
+        """Returns the primary that the live sentinel with the latest configuration names."""
         latest = max((node for node in self.sentinels if node.live), key=lambda node: int(_watched(node)["config-epoch"]))
-        # Asked once: it may name another one the next moment.
+        # Asked once, because the name may change from one moment to the next.
         port = _named(latest)
         return next(node for node in self.nodes if node.port == port)
 
     def replicas(self) -> list[Node]:
-        """The live nodes but the primary."""
+        """Returns the live nodes without the primary."""
         primary = self.primary()
         return [node for node in self.nodes if node.live and node is not primary]
 
     async def failover(self) -> Node:
-        """Makes a sentinel promote a replica, waits until all live sentinels name the same new primary, and gives that."""
+        """Makes a sentinel promote a replica, and returns the new primary when all live sentinels name it."""
         old = self.primary()
         live = [sentinel for sentinel in self.sentinels if sentinel.live]
-        # It refuses while another failover is going on, and while it does not know of the last one's replicas.
+        # A sentinel refuses during another failover, and until it knows the new primary's replicas.
         await asyncio.to_thread(_wait, lambda: live[0].ask("SENTINEL", "FAILOVER", SERVICE), "the sentinel refuses")
 
         def switched() -> bool:
@@ -331,7 +341,7 @@ class SentinelServers(_Topology):
 
 @dataclass(frozen=True)
 class _View:
-    """What a cluster node says of one."""
+    """A node of the cluster, as another node describes it."""
 
     address: str
     primary_id: str
@@ -340,11 +350,11 @@ class _View:
 
 
 def _views(node: Node) -> dict[str, _View]:
-    """What ``node`` says of each, by id."""
+    """Returns how ``node`` describes each node of the cluster, by id."""
     views = {}
     for line in node.ask("CLUSTER", "NODES").splitlines():
         name, address, _, primary_id, _, _, epoch, _, *ranges = line.split()
-        # "[93->-id]" is a slot on its way.
+        # "[93->-id]" is a slot that is being moved.
         bounds = [text.split("-") for text in ranges if not text.startswith("[")]
         slots = frozenset(slot for bound in bounds for slot in range(int(bound[0]), int(bound[-1]) + 1))
         views[name] = _View(address.partition("@")[0], primary_id, slots, int(epoch))
@@ -352,7 +362,7 @@ def _views(node: Node) -> dict[str, _View]:
 
 
 def _linked(node: Node, primary: Node | None = None) -> bool:
-    """Whether it is a primary, or a replica (of ``primary``, where that is given) that is up to date."""
+    """Returns whether ``node`` is an up-to-date replica of ``primary``; of any primary, or one itself, without ``primary``."""
     info = node.ask("INFO", "replication")
     if info["role"] == "master":
         return primary is None
@@ -368,7 +378,7 @@ def _watched(sentinel: Node) -> dict[str, str]:
 
 
 def _named(sentinel: Node) -> int:
-    """The port of the primary that the sentinel names to clients."""
+    """Returns the port of the primary that the sentinel names to clients."""
     return int(sentinel.ask("SENTINEL", "GET-MASTER-ADDR-BY-NAME", SERVICE)[1])
 
 
@@ -377,7 +387,7 @@ def _pairs(reply: list[str]) -> dict[str, str]:
 
 
 def _wait(condition: Callable[[], object], complaint: str) -> None:
-    """Waits until ``condition`` holds; an error of a node means not yet."""
+    """Waits until ``condition`` holds; an error reply counts as not yet."""
     deadline = time.monotonic() + PATIENCE
     while True:
         error = None
@@ -392,7 +402,7 @@ def _wait(condition: Callable[[], object], complaint: str) -> None:
 
 
 def _free_port() -> int:
-    """One that is free, and whose port for the cluster bus is."""
+    """Returns a port that is free together with its port for the cluster bus."""
     for port in random.sample(_PORTS, len(_PORTS)):
         with suppress(OSError), socket.socket() as probe, socket.socket() as bus:
             probe.bind(("127.0.0.1", port))

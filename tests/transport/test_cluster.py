@@ -171,13 +171,13 @@ async def test_cluster_store_follows_moving_slots(cluster: ClusterServers, prefi
         workload = Workload("moves", [one, two], prefix="w-")
 
         async def move_all() -> None:
-            await workload.went_on()
+            await workload.until_all_progress()
             for turn in range(6):
                 for slot in slots:
                     source = cluster.primary_of(slot)
                     target = others(cluster, source)[turn % 2]
                     await cluster.move_slot(slot, source, target, between=some_calls)
-            await workload.went_on()
+            await workload.until_all_progress()
 
         await workload.run(move_all)
         await assert_clean(workload, cluster.url, prefix)
@@ -279,9 +279,9 @@ async def test_cluster_failover_loses_only_unreplicated_writes(
         lost_slots = {slot for slot in slots if mortal.primary_of(slot) is victim}
 
         async def kill() -> None:
-            await workload.went_on()
+            await workload.until_all_progress()
             mortal.kill(victim)
-            await workload.went_on()
+            await workload.until_all_progress()
 
         await workload.run(kill)
         # It recovers by itself: every worker has been served since. Only writes that were on their way are in doubt.
@@ -301,7 +301,7 @@ async def test_cluster_store_survives_a_manual_failover(newest: ClusterServers, 
         workload = Workload("takeover", [store], prefix="w-")
 
         async def take_over() -> None:
-            await workload.went_on()
+            await workload.until_all_progress()
             for primary in newest.primaries():
                 replica = newest.replica_of(primary)
                 await asyncio.to_thread(replica.ask, "CLUSTER", "FAILOVER")
@@ -310,7 +310,7 @@ async def test_cluster_store_survives_a_manual_failover(newest: ClusterServers, 
                     return node in await asyncio.to_thread(newest.primaries)
 
                 await eventually(is_primary)
-                await workload.went_on()
+                await workload.until_all_progress()
 
         await workload.run(take_over)
         await assert_clean(workload, newest.url, prefix)

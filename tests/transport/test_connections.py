@@ -18,19 +18,19 @@ from redis_botsession.embedded import LocalServer, find_server
 from redis_botsession.testing.harness import eventually, load
 
 from ..support.processes import paused
-from ..support.proxy import LosingProxy
+from ..support.proxy import ReplyLosingProxy
 
 Call = Callable[[SessionStore], Awaitable[object]]
 
 
 @pytest.fixture
-async def proxy(newest_url: str) -> AsyncIterator[LosingProxy]:
-    async with LosingProxy(newest_url) as proxy:
+async def proxy(newest_url: str) -> AsyncIterator[ReplyLosingProxy]:
+    async with ReplyLosingProxy(newest_url) as proxy:
         yield proxy
 
 
 @pytest.fixture(params=["from_url", "client"])
-async def flaky(request: pytest.FixtureRequest, proxy: LosingProxy, prefix: str) -> AsyncIterator[SessionStore]:
+async def flaky(request: pytest.FixtureRequest, proxy: ReplyLosingProxy, prefix: str) -> AsyncIterator[SessionStore]:
     """A store behind the proxy; "client" is a user's, with redis-py's default of ten retries."""
     if request.param == "from_url":
         async with SessionStore.from_url(proxy.url, prefix=prefix, timeout=3) as store:
@@ -62,7 +62,7 @@ WRITES: dict[str, Call] = {
 
 @pytest.mark.parametrize("write", WRITES.values(), ids=WRITES)
 async def test_write_without_reply_is_not_resent(
-    write: Call, flaky: SessionStore, direct: SessionStore, proxy: LosingProxy
+    write: Call, flaky: SessionStore, direct: SessionStore, proxy: ReplyLosingProxy
 ) -> None:
     # The scripts are loaded: a NOSCRIPT would be the reply that is lost.
     await write(direct)
@@ -95,7 +95,7 @@ RESENT: dict[str, tuple[Call, bytes, object]] = {
 
 @pytest.mark.parametrize(("call", "needle", "result"), RESENT.values(), ids=RESENT)
 async def test_repeatable_commands_are_resent(
-    call: Call, needle: bytes, result: object, flaky: SessionStore, direct: SessionStore, proxy: LosingProxy
+    call: Call, needle: bytes, result: object, flaky: SessionStore, direct: SessionStore, proxy: ReplyLosingProxy
 ) -> None:
     await flaky.update("u", "c", {"n": 1})
     # The scripts are loaded: a NOSCRIPT would be the reply that is lost.
@@ -108,7 +108,7 @@ async def test_repeatable_commands_are_resent(
     assert proxy.lose_replies == 0
 
 
-async def test_load_is_resent_with_its_touch(flaky: SessionStore, proxy: LosingProxy) -> None:
+async def test_load_is_resent_with_its_touch(flaky: SessionStore, proxy: ReplyLosingProxy) -> None:
     await flaky.update("u", "c", {"n": 1})
     for touch in (False, True):
         proxy.lose_replies = 1
@@ -120,7 +120,7 @@ async def test_load_is_resent_with_its_touch(flaky: SessionStore, proxy: LosingP
         await flaky.get("u", "c")
 
 
-async def test_conditional_delete_is_not_resent(flaky: SessionStore, direct: SessionStore, proxy: LosingProxy) -> None:
+async def test_conditional_delete_is_not_resent(flaky: SessionStore, direct: SessionStore, proxy: ReplyLosingProxy) -> None:
     version = await flaky.update("u", "c", {"n": 1})
     await direct.delete("u", "none")
     proxy.lose_replies = 1

@@ -19,8 +19,8 @@ from redis_botsession._transport.cluster import ClusterExecutor
 from redis_botsession.embedded import LocalServer
 from redis_botsession.testing.harness import eventually, load
 
-from ..faults.proxy import SteeredProxy
 from ..support.processes import kill
+from ..support.proxy_steered import SteeredProxy
 from ..support.redis_servers import SERVERS, Server, locate_or_skip
 
 NEWEST = next(server for server in SERVERS if server.id == "redis-8.2")

@@ -19,8 +19,9 @@ from redis_botsession import OutcomeUnknown
 from redis_botsession._protocol.scripts import Script
 from redis_botsession._transport.reply_matching import WRITE_SIZE, Call, OutOfStepError, Pipeline
 
-from ..support.broken_streams import PUSHES, ShiftingPipeline, end_of_reply
-from ..support.pipeline_talk import Talk, echo, encoded, numbers
+from ..support.pipeline_driver import PipelineDriver, echo, encoded, numbers
+from ..support.proxy_random import PUSHES, end_of_reply
+from ..support.shifting_pipeline import ShiftingPipeline
 
 LOST = redis.ConnectionError("lost")
 #: How often a read is sent at most, when the connection is lost each time.
@@ -38,18 +39,18 @@ def pieces_of(data: bytes, edges: Iterable[int]) -> list[bytes]:
 @pytest.mark.parametrize("size", [1, 7, 1 << 20])
 @pytest.mark.parametrize("count", [1, 31, 32, 33, 100])
 def test_pipeline_replies_in_order(count: int, size: int) -> None:
-    talk = Talk()
+    driver = PipelineDriver()
     order: list[Future[Any]] = []
-    for caller in talk.calls(count):
+    for caller in driver.calls(count):
         caller.add_done_callback(order.append)
-    stream = b"".join(talk.replies())
+    stream = b"".join(driver.replies())
     for start in range(0, len(stream), size):
-        talk.pipeline.receive(stream[start : start + size])
-    assert talk.results() == numbers(count)
-    assert order == talk.callers
-    assert not talk.pipeline.is_waiting
-    assert not talk.pipeline.has_line
-    assert talk.pipeline.pending() == []
+        driver.pipeline.receive(stream[start : start + size])
+    assert driver.results() == numbers(count)
+    assert order == driver.callers
+    assert not driver.pipeline.is_waiting
+    assert not driver.pipeline.has_line
+    assert driver.pipeline.pending() == []
 
 
 @dataclass
@@ -80,37 +81,37 @@ rounds = st.builds(
 
 def check_that_each_gets_its_own(pipeline: Pipeline, script: list[Round]) -> None:
     """Each caller that was not cancelled gets its own reply, and all of them get one."""
-    talk = Talk(pipeline)
+    driver = PipelineDriver(pipeline)
     stream = b""
     for turn in script:
-        first = len(talk.callers)
-        callers = talk.calls(turn.calls)
+        first = len(driver.callers)
+        callers = driver.calls(turn.calls)
         unsent = {first + index for index in turn.before if index < turn.calls}
         for index in unsent:
-            talk.callers[index].cancel()
-        requests = talk.requests()
+            driver.callers[index].cancel()
+        requests = driver.requests()
         written = [int(request[-1]) for request in requests if request[0] == b"GET"]
-        assert written == [index for index in range(first, len(talk.callers)) if index not in unsent]
+        assert written == [index for index in range(first, len(driver.callers)) if index not in unsent]
         stream += b"".join(map(echo, requests))
         for index in turn.after:
             if index < turn.calls:
                 callers[index].cancel()
         if turn.is_answered:
             for number, piece in enumerate(pieces_of(stream, [int(edge * len(stream)) for edge in turn.edges]), 1):
-                receive(talk, piece)
+                receive(driver, piece)
                 for index, moment in turn.during.items():
                     if moment == number and index < turn.calls:
                         callers[index].cancel()
             stream = b""
-    receive(talk, stream)
-    for number, caller in enumerate(talk.callers):
+    receive(driver, stream)
+    for number, caller in enumerate(driver.callers):
         assert caller.done(), f"caller {number} is left without an answer"
         assert caller.cancelled() or caller.result() == b"%d" % number
 
 
-def receive(talk: Talk, data: bytes) -> None:
+def receive(driver: PipelineDriver, data: bytes) -> None:
     try:
-        talk.pipeline.receive(data)
+        driver.pipeline.receive(data)
     except OutOfStepError as error:
         raise AssertionError("the server answered each call once, in order") from error
 
@@ -122,23 +123,23 @@ def test_pipeline_matches_replies_with_any_cancellations_and_splits(script: list
 
 
 def test_pipeline_holds_replies_until_their_fence() -> None:
-    talk = Talk()
-    talk.calls(3)
-    *replies, fence = talk.replies()
-    talk.pipeline.receive(b"".join(replies) + fence[:-1])
-    assert talk.results() == [None] * 3
-    assert talk.pipeline.is_waiting
-    assert talk.pipeline.pending() == talk.callers
-    talk.pipeline.receive(fence[-1:])
-    assert talk.results() == numbers(3)
+    driver = PipelineDriver()
+    driver.calls(3)
+    *replies, fence = driver.replies()
+    driver.pipeline.receive(b"".join(replies) + fence[:-1])
+    assert driver.results() == [None] * 3
+    assert driver.pipeline.is_waiting
+    assert driver.pipeline.pending() == driver.callers
+    driver.pipeline.receive(fence[-1:])
+    assert driver.results() == numbers(3)
 
 
 def test_pipeline_ends_each_write_with_a_unique_fence() -> None:
-    talk = Talk()
+    driver = PipelineDriver()
     fences = []
     for _ in range(5):
-        talk.calls(100)
-        requests = talk.requests()
+        driver.calls(100)
+        requests = driver.requests()
         assert requests[-1][0] == b"ECHO"
         fences += [request[1] for request in requests if request[0] == b"ECHO"]
     assert len(set(fences)) == len(fences)
@@ -146,49 +147,49 @@ def test_pipeline_ends_each_write_with_a_unique_fence() -> None:
 
 def test_pipeline_receives_five_megabytes() -> None:
     value = random.Random(5).randbytes(5 << 20)  # noqa: S311 - the same bytes each time
-    talk = Talk(answer=lambda request: encoded([value, request[1]]) if request[0] == b"GET" else echo(request))
-    talk.calls(3)
-    stream = b"".join(talk.replies())
+    driver = PipelineDriver(answer=lambda request: encoded([value, request[1]]) if request[0] == b"GET" else echo(request))
+    driver.calls(3)
+    stream = b"".join(driver.replies())
     for start in range(0, len(stream), 65_536):
-        talk.pipeline.receive(stream[start : start + 65_536])
-    assert talk.results() == [[value, number] for number in numbers(3)]
+        driver.pipeline.receive(stream[start : start + 65_536])
+    assert driver.results() == [[value, number] for number in numbers(3)]
 
 
 def test_pipeline_splits_large_requests_into_writes() -> None:
-    talk = Talk()
-    talk.calls(20, args=[bytes(100_000)])
+    driver = PipelineDriver()
+    driver.calls(20, args=[bytes(100_000)])
     writes = []
-    while data := talk.pipeline.take():
+    while data := driver.pipeline.take():
         writes.append(data)
     assert len(writes) > 1
     assert max(map(len, writes)) < WRITE_SIZE + 101_000
     server = hiredis.Reader()
     for data in writes:
         server.feed(data)
-    talk.pipeline.receive(b"".join(map(echo, iter(server.gets, False))))
-    assert talk.results() == numbers(20)
+    driver.pipeline.receive(b"".join(map(echo, iter(server.gets, False))))
+    assert driver.results() == numbers(20)
 
 
 def test_pipeline_reads_bytes_received_while_connecting() -> None:
-    talk = Talk()
-    talk.pipeline.connected(PUSHES[0] + PUSHES[1][:5])
-    talk.call()
-    talk.pipeline.receive(PUSHES[1][5:] + b"".join(talk.replies()))
-    assert talk.results() == numbers(1)
+    driver = PipelineDriver()
+    driver.pipeline.connected(PUSHES[0] + PUSHES[1][:5])
+    driver.call()
+    driver.pipeline.receive(PUSHES[1][5:] + b"".join(driver.replies()))
+    assert driver.results() == numbers(1)
 
 
 # --- a stream that is not what it should be
 
 
 def test_pipeline_rejects_a_reply_with_nothing_due() -> None:
-    talk = Talk()
+    driver = PipelineDriver()
     with pytest.raises(OutOfStepError):
-        talk.pipeline.receive(encoded(b"0"))
-    talk = Talk()
-    talk.call()
-    talk.exchange()
+        driver.pipeline.receive(encoded(b"0"))
+    driver = PipelineDriver()
+    driver.call()
+    driver.exchange()
     with pytest.raises(OutOfStepError):
-        talk.pipeline.receive(encoded(b"0"))
+        driver.pipeline.receive(encoded(b"0"))
     assert issubclass(OutOfStepError, redis.ConnectionError)
 
 
@@ -198,17 +199,17 @@ surplus = st.one_of(
 )
 
 
-def nobody_has_anothers(talk: Talk) -> bool:
-    return all(result in (None, number) for result, number in zip(talk.results(), numbers(len(talk.callers)), strict=True))
+def nobody_has_anothers(driver: PipelineDriver) -> bool:
+    return all(result in (None, number) for result, number in zip(driver.results(), numbers(len(driver.callers)), strict=True))
 
 
 @given(st.integers(1, 80), st.integers(0, 99), surplus, st.sets(st.integers(0, 79)), st.integers(1, 2000))
 def test_pipeline_rejects_a_surplus_reply_anywhere(
     count: int, position: int, extra: bytes | int, cancelled: set[int], size: int
 ) -> None:
-    talk = Talk()
-    callers = talk.calls(count)
-    replies = talk.replies()
+    driver = PipelineDriver()
+    callers = driver.calls(count)
+    replies = driver.replies()
     for index in cancelled:
         if index < count:
             callers[index].cancel()
@@ -218,69 +219,69 @@ def test_pipeline_rejects_a_surplus_reply_anywhere(
 
     def receive_all() -> None:
         for start in range(0, len(stream), size):
-            talk.pipeline.receive(stream[start : start + size])
+            driver.pipeline.receive(stream[start : start + size])
 
     with pytest.raises(OutOfStepError):
         receive_all()
-    assert nobody_has_anothers(talk)
-    talk.pipeline.lost(LOST)
-    talk.pipeline.connected()
-    talk.exchange()
+    assert nobody_has_anothers(driver)
+    driver.pipeline.lost(LOST)
+    driver.pipeline.connected()
+    driver.exchange()
     assert all(caller.done() for caller in callers)
-    assert nobody_has_anothers(talk)
+    assert nobody_has_anothers(driver)
 
 
 @given(st.integers(1, 80), st.integers(0, 99), st.sets(st.integers(0, 79)))
 def test_pipeline_fence_finds_a_swallowed_reply(count: int, position: int, cancelled: set[int]) -> None:
-    talk = Talk()
-    callers = talk.calls(count)
-    replies = talk.replies()
+    driver = PipelineDriver()
+    callers = driver.calls(count)
+    replies = driver.replies()
     for index in cancelled:
         if index < count:
             callers[index].cancel()
     del replies[position % len(replies)]
 
     def receive_all() -> None:
-        talk.pipeline.receive(b"".join(replies))
-        talk.call()
-        talk.exchange()
+        driver.pipeline.receive(b"".join(replies))
+        driver.call()
+        driver.exchange()
 
     with pytest.raises(OutOfStepError):
         receive_all()
-    assert nobody_has_anothers(talk)
-    talk.pipeline.lost(LOST)
-    talk.pipeline.connected()
-    talk.exchange()
-    assert all(caller.done() for caller in talk.callers)
-    assert nobody_has_anothers(talk)
+    assert nobody_has_anothers(driver)
+    driver.pipeline.lost(LOST)
+    driver.pipeline.connected()
+    driver.exchange()
+    assert all(caller.done() for caller in driver.callers)
+    assert nobody_has_anothers(driver)
 
 
 @given(st.lists(st.tuples(st.integers(0, 50), st.sampled_from(PUSHES)), min_size=1, max_size=10), st.integers(1, 500))
 def test_pipeline_skips_push_messages(pushes: list[tuple[int, bytes]], size: int) -> None:
-    talk = Talk()
-    talk.calls(40)
-    replies = talk.replies()
+    driver = PipelineDriver()
+    driver.calls(40)
+    replies = driver.replies()
     for position, push in pushes:
         replies.insert(position % (len(replies) + 1), push)
     stream = PUSHES[0] + b"".join(replies) + PUSHES[1]
     for start in range(0, len(stream), size):
-        talk.pipeline.receive(stream[start : start + size])
-    assert talk.results() == numbers(40)
+        driver.pipeline.receive(stream[start : start + size])
+    assert driver.results() == numbers(40)
 
 
 @pytest.mark.parametrize("garbage", [b"\x00", b"HTTP/1.1 400 Bad Request\r\n", b"$x\r\n", b"*1\r\n?\r\n"])
 def test_pipeline_rejects_garbage(garbage: bytes) -> None:
-    talk = Talk()
-    talk.calls(2)
-    talk.exchange()
-    callers = talk.calls(2)
-    first, *_ = talk.replies()
+    driver = PipelineDriver()
+    driver.calls(2)
+    driver.exchange()
+    callers = driver.calls(2)
+    first, *_ = driver.replies()
     with pytest.raises(hiredis.ProtocolError):
-        talk.pipeline.receive(first + garbage)
-    assert talk.results() == [b"0", b"1", None, None]
-    talk.pipeline.lost(LOST)
-    talk.pipeline.connected()
-    talk.exchange()
+        driver.pipeline.receive(first + garbage)
+    assert driver.results() == [b"0", b"1", None, None]
+    driver.pipeline.lost(LOST)
+    driver.pipeline.connected()
+    driver.exchange()
     assert [caller.result() for caller in callers] == [b"2", b"3"]
 
 
@@ -291,9 +292,9 @@ def test_pipeline_error_reply_goes_to_one_caller() -> None:
     def answer(request: list[bytes]) -> bytes:
         return b"-WRONGTYPE not a hash\r\n" if request[-1] == b"1" else echo(request)
 
-    talk = Talk(answer=answer)
-    first, second, third = talk.calls(3)
-    talk.exchange()
+    driver = PipelineDriver(answer=answer)
+    first, second, third = driver.calls(3)
+    driver.exchange()
     assert (first.result(), third.result()) == (b"0", b"2")
     assert isinstance(second.exception(), redis.ResponseError)
     assert "not a hash" in str(second.exception())
@@ -303,9 +304,9 @@ def test_pipeline_keeps_errors_inside_of_replies() -> None:
     def answer(request: list[bytes]) -> bytes:
         return encoded([b"a", [redis.ResponseError("ERR inner")], 1]) if request[-1] == b"1" else echo(request)
 
-    talk = Talk(answer=answer)
-    first, second, third = talk.calls(3)
-    talk.exchange()
+    driver = PipelineDriver(answer=answer)
+    first, second, third = driver.calls(3)
+    driver.exchange()
     assert (first.result(), third.result()) == (b"0", b"2")
     start, (error,), end = second.result()
     assert (start, type(error), end) == (b"a", redis.ResponseError, 1)
@@ -313,9 +314,9 @@ def test_pipeline_keeps_errors_inside_of_replies() -> None:
 
 @pytest.mark.parametrize("value", [None, b"", 0, [], {}, [None], {b"k": b"v"}, "OK"])
 def test_pipeline_hands_out_all_types(value: Any) -> None:
-    talk = Talk(answer=lambda request: encoded(value) if request[0] == b"GET" else echo(request))
-    caller = talk.call()
-    talk.exchange()
+    driver = PipelineDriver(answer=lambda request: encoded(value) if request[0] == b"GET" else echo(request))
+    caller = driver.call()
+    driver.exchange()
     assert caller.done()
     assert caller.result() == (value.encode() if isinstance(value, str) else value)
 
@@ -328,77 +329,79 @@ def test_pipeline_noscript_sends_the_source(resend: bool) -> None:
         asked.append(request)
         return b"-NOSCRIPT No matching script\r\n" if request[:2] == [b"GET", b"sha"] else echo(request)
 
-    talk = Talk(answer=answer)
-    before = talk.call()
-    caller = talk.call(resend=resend, script=SCRIPT, args=[b"sha", b"1", b"key"])
-    after = talk.call()
-    talk.exchange()
+    driver = PipelineDriver(answer=answer)
+    before = driver.call()
+    caller = driver.call(resend=resend, script=SCRIPT, args=[b"sha", b"1", b"key"])
+    after = driver.call()
+    driver.exchange()
     assert (before.result(), caller.result(), after.result()) == (b"0", b"1", b"2")
     runs = [request for request in asked if request[-1] == b"1" and request[0] != b"ECHO"]
     assert runs == [[b"GET", b"sha", b"1", b"key", b"1"], [b"EVAL", SCRIPT.source, b"1", b"key", b"1"]]
 
 
 def test_pipeline_noscript_calls_go_first_in_order() -> None:
-    talk = Talk(
+    driver = PipelineDriver(
         Pipeline(max_in_flight=4),
         lambda request: b"-NOSCRIPT No matching script\r\n" if request[1] == b"sha" else echo(request),
     )
-    talk.calls(8, script=SCRIPT, args=[b"sha", b"0"])
-    talk.callers[1].cancel()
-    first = talk.requests()
+    driver.calls(8, script=SCRIPT, args=[b"sha", b"0"])
+    driver.callers[1].cancel()
+    first = driver.requests()
     tried = [request[-1] for request in first if request[0] == b"GET"]
     assert 0 < len(tried) < 7
-    talk.pipeline.receive(b"".join(map(talk.answer, first)))
-    assert talk.results() == [None] * 8
-    again = [request[-1] for request in talk.requests() if request[0] == b"EVAL"]
+    driver.pipeline.receive(b"".join(map(driver.answer, first)))
+    assert driver.results() == [None] * 8
+    again = [request[-1] for request in driver.requests() if request[0] == b"EVAL"]
     assert again == tried == [b"0", b"2", b"3", b"4", b"5", b"6"][: len(tried)]
 
 
 def test_pipeline_noscript_of_a_cancelled_call_is_dropped() -> None:
-    talk = Talk(answer=lambda request: b"-NOSCRIPT No matching script\r\n" if request[1] == b"sha" else echo(request))
-    caller = talk.call(script=SCRIPT, args=[b"sha"])
-    replies = talk.replies()
+    driver = PipelineDriver(
+        answer=lambda request: b"-NOSCRIPT No matching script\r\n" if request[1] == b"sha" else echo(request)
+    )
+    caller = driver.call(script=SCRIPT, args=[b"sha"])
+    replies = driver.replies()
     caller.cancel()
-    talk.pipeline.receive(b"".join(replies))
-    assert talk.requests() == []
+    driver.pipeline.receive(b"".join(replies))
+    assert driver.requests() == []
 
 
 def test_pipeline_noscript_without_script_is_an_error() -> None:
-    talk = Talk(answer=lambda request: b"-NOSCRIPT what?\r\n" if request[0] == b"GET" else echo(request))
-    caller = talk.call()
-    talk.exchange()
+    driver = PipelineDriver(answer=lambda request: b"-NOSCRIPT what?\r\n" if request[0] == b"GET" else echo(request))
+    caller = driver.call()
+    driver.exchange()
     assert isinstance(caller.exception(), redis.exceptions.NoScriptError)
 
 
 @pytest.mark.parametrize("resend", [True, False])
 def test_pipeline_loading_returns_calls_to_the_line(resend: bool) -> None:
-    talk = Talk(answer=lambda request: b"-LOADING in memory\r\n" if request[0] == b"GET" else echo(request))
-    talk.calls(3, resend=resend)
-    talk.pipeline.receive(b"".join(talk.replies()))
-    assert talk.results() == [None] * 3
-    assert talk.pipeline.is_retiring
-    assert not talk.pipeline.is_waiting
-    assert talk.pipeline.has_line
-    talk.call()
-    assert talk.pipeline.take() == b""
+    driver = PipelineDriver(answer=lambda request: b"-LOADING in memory\r\n" if request[0] == b"GET" else echo(request))
+    driver.calls(3, resend=resend)
+    driver.pipeline.receive(b"".join(driver.replies()))
+    assert driver.results() == [None] * 3
+    assert driver.pipeline.is_retiring
+    assert not driver.pipeline.is_waiting
+    assert driver.pipeline.has_line
+    driver.call()
+    assert driver.pipeline.take() == b""
     # However often it happens.
     for _ in range(MAX_SENDS + 1):
-        talk.pipeline.lost(LOST)
-        talk.pipeline.connected()
-        assert not talk.pipeline.is_retiring
-        talk.pipeline.receive(b"".join(talk.replies()))
-    talk.answer = echo
-    talk.pipeline.lost(LOST)
-    talk.pipeline.connected()
-    talk.exchange()
-    assert talk.results() == numbers(4)
+        driver.pipeline.lost(LOST)
+        driver.pipeline.connected()
+        assert not driver.pipeline.is_retiring
+        driver.pipeline.receive(b"".join(driver.replies()))
+    driver.answer = echo
+    driver.pipeline.lost(LOST)
+    driver.pipeline.connected()
+    driver.exchange()
+    assert driver.results() == numbers(4)
 
 
 def test_pipeline_expire_reports_loading() -> None:
-    talk = Talk(answer=lambda request: b"-LOADING in memory\r\n" if request[0] == b"GET" else echo(request))
-    caller = talk.call(deadline=10)
-    talk.pipeline.receive(b"".join(talk.replies()))
-    talk.pipeline.expire(10, 5, None)
+    driver = PipelineDriver(answer=lambda request: b"-LOADING in memory\r\n" if request[0] == b"GET" else echo(request))
+    caller = driver.call(deadline=10)
+    driver.pipeline.receive(b"".join(driver.replies()))
+    driver.pipeline.expire(10, 5, None)
     assert isinstance(caller.exception(), redis.exceptions.BusyLoadingError)
 
 
@@ -406,155 +409,157 @@ def test_pipeline_expire_reports_loading() -> None:
 
 
 def test_pipeline_bounds_calls_in_flight() -> None:
-    talk = Talk(Pipeline(max_in_flight=10))
-    talk.calls(95)
+    driver = PipelineDriver(Pipeline(max_in_flight=10))
+    driver.calls(95)
     order: list[bytes] = []
-    while requests := talk.requests():
+    while requests := driver.requests():
         sent = [request[-1] for request in requests if request[0] == b"GET"]
         assert 0 < len(sent) <= 10
-        assert talk.requests() == []
+        assert driver.requests() == []
         order += sent
-        talk.pipeline.receive(b"".join(map(echo, requests)))
+        driver.pipeline.receive(b"".join(map(echo, requests)))
     assert order == numbers(95)
-    assert talk.results() == numbers(95)
+    assert driver.results() == numbers(95)
 
 
 def test_pipeline_works_with_one_in_flight() -> None:
-    talk = Talk(Pipeline(max_in_flight=1))
-    talk.calls(3)
+    driver = PipelineDriver(Pipeline(max_in_flight=1))
+    driver.calls(3)
     for number in numbers(3):
-        requests = talk.requests()
+        requests = driver.requests()
         assert [request[-1] for request in requests if request[0] == b"GET"] == [number]
-        talk.pipeline.receive(b"".join(map(echo, requests)))
-    assert talk.results() == numbers(3)
+        driver.pipeline.receive(b"".join(map(echo, requests)))
+    assert driver.results() == numbers(3)
 
 
 def test_pipeline_does_not_send_cancelled_calls() -> None:
-    talk = Talk(Pipeline(max_in_flight=4))
-    callers = talk.calls(40)
+    driver = PipelineDriver(Pipeline(max_in_flight=4))
+    callers = driver.calls(40)
     for step in range(40):
         callers[(step * 7) % 40].cancel()
-        requests = talk.requests()
+        requests = driver.requests()
         assert not any(callers[int(request[-1])].cancelled() for request in requests if request[0] == b"GET")
-        talk.pipeline.receive(b"".join(map(echo, requests)))
+        driver.pipeline.receive(b"".join(map(echo, requests)))
     assert all(caller.done() for caller in callers)
-    assert nobody_has_anothers(talk)
-    talk = Talk()
-    for caller in talk.calls(3):
+    assert nobody_has_anothers(driver)
+    driver = PipelineDriver()
+    for caller in driver.calls(3):
         caller.cancel()
-    assert talk.pipeline.take() == b""
-    assert not talk.pipeline.has_line
+    assert driver.pipeline.take() == b""
+    assert not driver.pipeline.has_line
 
 
 # --- the connection is lost
 
 
 def test_pipeline_lost_resends_reads_first_in_order() -> None:
-    talk = Talk(Pipeline(max_in_flight=4))
-    talk.calls(8)
-    sent = talk.sent()
-    talk.pipeline.lost(LOST)
-    assert not talk.pipeline.is_waiting
-    assert talk.pipeline.pending() == talk.callers
-    talk.pipeline.connected()
-    assert talk.sent() == sent
-    talk.pipeline.lost(redis.TimeoutError("silent"))
-    for number, caller in enumerate(talk.callers):
+    driver = PipelineDriver(Pipeline(max_in_flight=4))
+    driver.calls(8)
+    sent = driver.sent()
+    driver.pipeline.lost(LOST)
+    assert not driver.pipeline.is_waiting
+    assert driver.pipeline.pending() == driver.callers
+    driver.pipeline.connected()
+    assert driver.sent() == sent
+    driver.pipeline.lost(redis.TimeoutError("silent"))
+    for number, caller in enumerate(driver.callers):
         if b"%d" % number in sent:
             assert type(caller.exception()) is redis.TimeoutError
         else:
             assert not caller.done()
-    talk.pipeline.connected()
-    talk.exchange()
-    assert [caller.result() for caller in talk.callers[len(sent) :]] == numbers(8)[len(sent) :]
+    driver.pipeline.connected()
+    driver.exchange()
+    assert [caller.result() for caller in driver.callers[len(sent) :]] == numbers(8)[len(sent) :]
 
 
 def test_pipeline_lost_limits_resends() -> None:
-    talk = Talk()
-    caller = talk.call()
+    driver = PipelineDriver()
+    caller = driver.call()
     for _ in range(MAX_SENDS):
         assert not caller.done()
-        assert talk.sent() == [b"0"]
-        talk.pipeline.lost(LOST)
-        talk.pipeline.connected()
+        assert driver.sent() == [b"0"]
+        driver.pipeline.lost(LOST)
+        driver.pipeline.connected()
     error = caller.exception()
     assert isinstance(error, redis.ConnectionError)
     # Each has an error, and with it a traceback, of its own.
     assert error is not LOST
     assert error.__cause__ is LOST
-    assert talk.sent() == []
+    assert driver.sent() == []
 
 
 def test_pipeline_lost_keeps_unsent_calls() -> None:
-    talk = Talk()
-    talk.call(resend=False)
-    talk.call()
+    driver = PipelineDriver()
+    driver.call(resend=False)
+    driver.call()
     for _ in range(5):
-        talk.pipeline.lost(LOST)
-        talk.pipeline.connected()
-    talk.exchange()
-    assert talk.results() == numbers(2)
+        driver.pipeline.lost(LOST)
+        driver.pipeline.connected()
+    driver.exchange()
+    assert driver.results() == numbers(2)
 
 
 def test_pipeline_lost_makes_sent_writes_unknown() -> None:
-    talk = Talk()
-    read, write, other = talk.call(), talk.call(resend=False), talk.call()
-    talk.requests()
-    talk.pipeline.lost(LOST)
+    driver = PipelineDriver()
+    read, write, other = driver.call(), driver.call(resend=False), driver.call()
+    driver.requests()
+    driver.pipeline.lost(LOST)
     error = write.exception()
     assert isinstance(error, OutcomeUnknown)
     assert error.__cause__ is LOST
     assert error.key == "key-1"
     assert "key-1" in str(error)
-    talk.pipeline.connected()
-    assert talk.sent() == [b"0", b"2"]
+    driver.pipeline.connected()
+    assert driver.sent() == [b"0", b"2"]
     assert not read.done()
     assert not other.done()
 
 
 def test_pipeline_lost_discards_replies_without_a_fence() -> None:
-    talk = Talk()
-    read, write = talk.call(), talk.call(resend=False)
-    *replies, _ = talk.replies()
-    talk.pipeline.receive(b"".join(replies))
-    talk.pipeline.lost(LOST)
+    driver = PipelineDriver()
+    read, write = driver.call(), driver.call(resend=False)
+    *replies, _ = driver.replies()
+    driver.pipeline.receive(b"".join(replies))
+    driver.pipeline.lost(LOST)
     assert isinstance(write.exception(), OutcomeUnknown)
     assert not read.done()
-    talk.pipeline.connected()
-    talk.exchange()
+    driver.pipeline.connected()
+    driver.exchange()
     assert read.result() == b"0"
 
 
 def test_pipeline_lost_forgets_half_a_reply() -> None:
-    talk = Talk()
-    talk.calls(2)
-    stream = b"".join(talk.replies())
-    talk.pipeline.receive(stream[:-3])
-    talk.pipeline.lost(LOST)
-    talk.pipeline.connected()
-    talk.exchange()
-    assert talk.results() == numbers(2)
+    driver = PipelineDriver()
+    driver.calls(2)
+    stream = b"".join(driver.replies())
+    driver.pipeline.receive(stream[:-3])
+    driver.pipeline.lost(LOST)
+    driver.pipeline.connected()
+    driver.exchange()
+    assert driver.results() == numbers(2)
 
 
 def test_pipeline_lost_drops_cancelled_calls() -> None:
-    talk = Talk()
-    callers = [talk.call(), talk.call(resend=False), talk.call()]
-    talk.requests()
+    driver = PipelineDriver()
+    callers = [driver.call(), driver.call(resend=False), driver.call()]
+    driver.requests()
     for caller in callers[:2]:
         caller.cancel()
-    talk.pipeline.lost(LOST)
-    talk.pipeline.connected()
-    assert talk.sent() == [b"2"]
+    driver.pipeline.lost(LOST)
+    driver.pipeline.connected()
+    assert driver.sent() == [b"2"]
 
 
 def test_pipeline_lost_resends_source_as_source() -> None:
-    talk = Talk(answer=lambda request: b"-NOSCRIPT No matching script\r\n" if request[1] == b"sha" else echo(request))
-    caller = talk.call(script=SCRIPT, args=[b"sha"])
-    talk.pipeline.receive(b"".join(talk.replies()))
-    assert talk.requests()[0][0] == b"EVAL"
-    talk.pipeline.lost(LOST)
-    talk.pipeline.connected()
-    talk.exchange()
+    driver = PipelineDriver(
+        answer=lambda request: b"-NOSCRIPT No matching script\r\n" if request[1] == b"sha" else echo(request)
+    )
+    caller = driver.call(script=SCRIPT, args=[b"sha"])
+    driver.pipeline.receive(b"".join(driver.replies()))
+    assert driver.requests()[0][0] == b"EVAL"
+    driver.pipeline.lost(LOST)
+    driver.pipeline.connected()
+    driver.exchange()
     assert caller.result() == b"0"
 
 
@@ -562,12 +567,12 @@ def test_pipeline_lost_resends_source_as_source() -> None:
 
 
 def test_pipeline_refuse_ends_the_line() -> None:
-    talk = Talk()
-    callers = talk.calls(3)
+    driver = PipelineDriver()
+    callers = driver.calls(3)
     callers[1].cancel()
     reason = redis.AuthenticationError("wrong password")
-    talk.pipeline.refuse(reason)
-    assert not talk.pipeline.has_line
+    driver.pipeline.refuse(reason)
+    assert not driver.pipeline.has_line
     errors = [caller.exception() for caller in (callers[0], callers[2])]
     assert [type(error) for error in errors] == [redis.AuthenticationError] * 2
     assert [str(error) for error in errors] == ["wrong password"] * 2
@@ -583,13 +588,13 @@ class Refused(Exception):
 
 @pytest.mark.parametrize("way", ["refuse", "expire"])
 def test_pipeline_refuse_shares_errors_that_cannot_be_copied(way: str) -> None:
-    talk = Talk()
-    callers = talk.calls(3, deadline=10)
+    driver = PipelineDriver()
+    callers = driver.calls(3, deadline=10)
     reason = Refused({"reason": "no credentials"}, "login")
     if way == "refuse":
-        talk.pipeline.refuse(reason)
+        driver.pipeline.refuse(reason)
     else:
-        talk.pipeline.expire(10, 5, reason)
+        driver.pipeline.expire(10, 5, reason)
     for caller in callers:
         assert caller.done()
         error = caller.exception()
@@ -597,25 +602,25 @@ def test_pipeline_refuse_shares_errors_that_cannot_be_copied(way: str) -> None:
 
 
 def test_pipeline_expire_reports_unsent_calls() -> None:
-    talk = Talk()
-    late, write, early = talk.call(deadline=10), talk.call(deadline=10, resend=False), talk.call(deadline=11)
-    talk.pipeline.expire(9.9, 5, None)
-    assert talk.results() == [None] * 3
-    assert talk.pipeline.next_deadline() == 10
-    talk.pipeline.expire(10, 5, None)
+    driver = PipelineDriver()
+    late, write, early = driver.call(deadline=10), driver.call(deadline=10, resend=False), driver.call(deadline=11)
+    driver.pipeline.expire(9.9, 5, None)
+    assert driver.results() == [None] * 3
+    assert driver.pipeline.next_deadline() == 10
+    driver.pipeline.expire(10, 5, None)
     for caller in (late, write):
         assert type(caller.exception()) is redis.TimeoutError
         assert "not sent" in str(caller.exception())
     assert not early.done()
-    assert talk.pipeline.next_deadline() == 11
-    assert talk.sent() == [b"2"]
+    assert driver.pipeline.next_deadline() == 11
+    assert driver.sent() == [b"2"]
 
 
 def test_pipeline_expire_gives_the_known_reason() -> None:
-    talk = Talk()
-    callers = talk.calls(2, deadline=10, resend=False)
+    driver = PipelineDriver()
+    callers = driver.calls(2, deadline=10, resend=False)
     trouble = redis.ConnectionError("connection refused")
-    talk.pipeline.expire(10, 5, trouble)
+    driver.pipeline.expire(10, 5, trouble)
     for caller in callers:
         error = caller.exception()
         assert isinstance(error, redis.ConnectionError)
@@ -624,62 +629,64 @@ def test_pipeline_expire_gives_the_known_reason() -> None:
 
 
 def test_pipeline_expire_drops_late_replies() -> None:
-    talk = Talk()
-    read, write = talk.call(deadline=10), talk.call(deadline=10, resend=False)
-    replies = talk.replies()
-    talk.call(deadline=20)
-    replies += talk.replies()
-    assert talk.pipeline.next_deadline() == 10
-    talk.pipeline.expire(10, 5, None)
+    driver = PipelineDriver()
+    read, write = driver.call(deadline=10), driver.call(deadline=10, resend=False)
+    replies = driver.replies()
+    driver.call(deadline=20)
+    replies += driver.replies()
+    assert driver.pipeline.next_deadline() == 10
+    driver.pipeline.expire(10, 5, None)
     assert type(read.exception()) is redis.TimeoutError
     error = write.exception()
     assert isinstance(error, OutcomeUnknown)
     assert error.key == "key-1"
     assert type(error.__cause__) is redis.TimeoutError
-    assert talk.pipeline.is_waiting
-    assert talk.pipeline.next_deadline() == 20
-    talk.call(deadline=30)
-    replies += talk.replies()
-    talk.pipeline.receive(b"".join(replies))
-    assert [caller.result() for caller in talk.callers[2:]] == [b"2", b"3"]
-    assert talk.pipeline.next_deadline() is None
+    assert driver.pipeline.is_waiting
+    assert driver.pipeline.next_deadline() == 20
+    driver.call(deadline=30)
+    replies += driver.replies()
+    driver.pipeline.receive(b"".join(replies))
+    assert [caller.result() for caller in driver.callers[2:]] == [b"2", b"3"]
+    assert driver.pipeline.next_deadline() is None
 
 
 def test_pipeline_expire_covers_held_replies() -> None:
-    talk = Talk()
-    caller = talk.call(deadline=10)
-    reply, fence = talk.replies()
-    talk.pipeline.receive(reply)
-    talk.pipeline.expire(10, 5, None)
+    driver = PipelineDriver()
+    caller = driver.call(deadline=10)
+    reply, fence = driver.replies()
+    driver.pipeline.receive(reply)
+    driver.pipeline.expire(10, 5, None)
     assert type(caller.exception()) is redis.TimeoutError
-    talk.pipeline.receive(fence)
-    caller = talk.call()
-    talk.exchange()
+    driver.pipeline.receive(fence)
+    caller = driver.call()
+    driver.exchange()
     assert caller.result() == b"1"
 
 
 @pytest.mark.parametrize("reply", [b"$1\r\n0\r\n", b"-WRONGTYPE not a hash\r\n"])
 def test_pipeline_expire_ignores_discarded_replies(reply: bytes) -> None:
-    talk = Talk()
-    caller = talk.call(deadline=10)
-    talk.requests()
-    talk.pipeline.receive(reply)
-    talk.pipeline.lost(LOST)
-    talk.pipeline.expire(10, 5, None)
+    driver = PipelineDriver()
+    caller = driver.call(deadline=10)
+    driver.requests()
+    driver.pipeline.receive(reply)
+    driver.pipeline.lost(LOST)
+    driver.pipeline.expire(10, 5, None)
     assert caller.done()
     assert type(caller.exception()) is redis.TimeoutError
 
 
 def test_pipeline_expire_handles_deadlines_out_of_order() -> None:
-    talk = Talk(answer=lambda request: b"-NOSCRIPT No matching script\r\n" if request[1] == b"sha" else echo(request))
-    caller = talk.call(deadline=10, script=SCRIPT, args=[b"sha"])
-    replies = talk.replies()
-    talk.call(deadline=20)
-    talk.requests()
-    talk.pipeline.receive(b"".join(replies))
-    talk.requests()
-    assert talk.pipeline.next_deadline() == 10
-    talk.pipeline.expire(10, 5, None)
+    driver = PipelineDriver(
+        answer=lambda request: b"-NOSCRIPT No matching script\r\n" if request[1] == b"sha" else echo(request)
+    )
+    caller = driver.call(deadline=10, script=SCRIPT, args=[b"sha"])
+    replies = driver.replies()
+    driver.call(deadline=20)
+    driver.requests()
+    driver.pipeline.receive(b"".join(replies))
+    driver.requests()
+    assert driver.pipeline.next_deadline() == 10
+    driver.pipeline.expire(10, 5, None)
     assert type(caller.exception()) is redis.TimeoutError
 
 
@@ -746,10 +753,10 @@ def test_pipeline_fences_find_one_that_frees_cancelled_slots() -> None:
         check_that_each_gets_its_own(ForgettingPipeline(), CANCELLED)
     assert isinstance(caught.value.__cause__, OutOfStepError)
     check_that_each_gets_its_own(ForgettingPipeline(), [Round(80, {1}, set(), {}, [0.5], True)])
-    talk = Talk(ForgettingPipeline())
-    callers = talk.calls(100)
-    replies = talk.replies()
+    driver = PipelineDriver(ForgettingPipeline())
+    callers = driver.calls(100)
+    replies = driver.replies()
     callers[50].cancel()
     with pytest.raises(OutOfStepError):
-        talk.pipeline.receive(b"".join(replies))
-    assert nobody_has_anothers(talk)
+        driver.pipeline.receive(b"".join(replies))
+    assert nobody_has_anothers(driver)

@@ -19,37 +19,37 @@ from redis_botsession import DurabilityUnproven, OutcomeUnknown, VersionConflict
 from redis_botsession._protocol.durability import Durability
 from redis_botsession._transport.reply_matching import Call, OutOfStepError, Pipeline
 
-from ..support.pipeline_talk import Elsewhere, Talk, answering, names, numbers
+from ..support.pipeline_driver import PipelineDriver, StrayCalls, names, numbers, replying_with_errors
 
 LOST = redis.ConnectionError("lost")
 ONE_REPLICA = Durability(replicas=1, fsync=False, within=0.05)
 
 
-def durable(durability: Durability = ONE_REPLICA, *, limit: int = 1024, proof: Any = 1, replies: Any = None) -> Talk:
-    return Talk(Pipeline(max_in_flight=limit, durability=durability), answering(replies or {}, proof))
+def durable(durability: Durability = ONE_REPLICA, *, limit: int = 1024, proof: Any = 1, replies: Any = None) -> PipelineDriver:
+    return PipelineDriver(Pipeline(max_in_flight=limit, durability=durability), replying_with_errors(replies or {}, proof))
 
 
 @pytest.mark.parametrize(("count", "limit"), [(1, 1024), (100, 1024), (100, 33), (100, 1)])
 def test_pipeline_sends_one_wait_before_each_fence(count: int, limit: int) -> None:
-    talk = durable(limit=limit)
-    talk.calls(count, is_durable=True)
+    driver = durable(limit=limit)
+    driver.calls(count, is_durable=True)
     groups = 0
-    while requests := talk.requests():
+    while requests := driver.requests():
         *calls, wait, fence = requests
         assert {request[0] for request in calls} == {b"GET"}
         assert len(calls) <= limit
         assert wait == [b"WAIT", b"1", b"50"]
         assert fence[0] == b"ECHO"
-        talk.pipeline.receive(b"".join(map(talk.answer, requests)))
+        driver.pipeline.receive(b"".join(map(driver.answer, requests)))
         groups += 1
     assert groups == -(-count // limit)
-    assert talk.results() == numbers(count)
+    assert driver.results() == numbers(count)
 
 
 def test_pipeline_sends_one_wait_for_each_write() -> None:
-    talk = durable()
-    talk.calls(7, is_durable=True, args=[bytes(100_000)])
-    order = names(talk.requests())
+    driver = durable()
+    driver.calls(7, is_durable=True, args=[bytes(100_000)])
+    order = names(driver.requests())
     assert order.count(b"ECHO") > 1
     assert b" ".join(order).count(b"GET WAIT ECHO") == order.count(b"ECHO") == order.count(b"WAIT")
 
@@ -60,16 +60,16 @@ def conflict(reply: Any) -> Any:
 
 @pytest.mark.parametrize("enough", [False, True])
 def test_pipeline_wait_shortfall_goes_to_applied_writes(enough: bool) -> None:
-    talk = durable(proof=int(enough), replies={b"2": "WRONGTYPE no", b"5": "OOM no"})
-    write = talk.call(is_durable=True, resend=False, parse=int)
-    read = talk.call()
-    refused = talk.call(is_durable=True)
-    refuted = talk.call(is_durable=True, parse=conflict)
-    cancelled = talk.call(is_durable=True)
-    full = talk.call(is_durable=True)
-    replies = talk.replies()
+    driver = durable(proof=int(enough), replies={b"2": "WRONGTYPE no", b"5": "OOM no"})
+    write = driver.call(is_durable=True, resend=False, parse=int)
+    read = driver.call()
+    refused = driver.call(is_durable=True)
+    refuted = driver.call(is_durable=True, parse=conflict)
+    cancelled = driver.call(is_durable=True)
+    full = driver.call(is_durable=True)
+    replies = driver.replies()
     cancelled.cancel()
-    talk.pipeline.receive(b"".join(replies))
+    driver.pipeline.receive(b"".join(replies))
     assert read.result(0) == b"1"
     assert type(refused.exception(0)) is ResponseError
     assert type(full.exception(0)) is OutOfMemoryError
@@ -85,24 +85,24 @@ def test_pipeline_wait_shortfall_goes_to_applied_writes(enough: bool) -> None:
 
 
 def test_pipeline_wait_covers_the_writes_before_it() -> None:
-    talk = durable(proof=0)
-    first = talk.call(is_durable=True)
-    replies = talk.replies()
-    talk.answer = answering({}, proof=2)
-    second = talk.call(is_durable=True)
-    replies += talk.replies()
-    talk.answer = answering({}, proof=0)
-    third = talk.call(is_durable=True)
-    talk.pipeline.receive(b"".join(replies + talk.replies()))
+    driver = durable(proof=0)
+    first = driver.call(is_durable=True)
+    replies = driver.replies()
+    driver.answer = replying_with_errors({}, proof=2)
+    second = driver.call(is_durable=True)
+    replies += driver.replies()
+    driver.answer = replying_with_errors({}, proof=0)
+    third = driver.call(is_durable=True)
+    driver.pipeline.receive(b"".join(replies + driver.replies()))
     assert isinstance(first.exception(0), DurabilityUnproven)
     assert second.result(0) == b"1"
     assert isinstance(third.exception(0), DurabilityUnproven)
 
 
 def test_pipeline_refused_wait_is_the_cause() -> None:
-    talk = durable(proof=ResponseError("ERR WAIT cannot be used with replica instances"))
-    write, read = talk.call(is_durable=True), talk.call()
-    talk.exchange()
+    driver = durable(proof=ResponseError("ERR WAIT cannot be used with replica instances"))
+    write, read = driver.call(is_durable=True), driver.call()
+    driver.exchange()
     error = write.exception(0)
     assert isinstance(error, DurabilityUnproven)
     assert error.result == b"0"
@@ -126,11 +126,11 @@ def test_pipeline_refused_wait_is_the_cause() -> None:
     ],
 )
 def test_pipeline_waitaof_counts_disks(replicas: int, proof: Any, missing: str | None) -> None:
-    talk = durable(Durability(replicas, fsync=True, within=0.05), proof=proof)
-    caller = talk.call(is_durable=True)
-    requests = talk.requests()
+    driver = durable(Durability(replicas, fsync=True, within=0.05), proof=proof)
+    caller = driver.call(is_durable=True)
+    requests = driver.requests()
     assert requests[1] == [b"WAITAOF", b"1", b"%d" % replicas, b"50"]
-    talk.pipeline.receive(b"".join(map(talk.answer, requests)))
+    driver.pipeline.receive(b"".join(map(driver.answer, requests)))
     if missing is None:
         assert caller.result(0) == b"0"
     else:
@@ -141,14 +141,14 @@ def test_pipeline_waitaof_counts_disks(replicas: int, proof: Any, missing: str |
 
 @pytest.mark.parametrize("arrived", [1, 2, 3], ids=["no reply", "replies", "proof"])
 def test_pipeline_lost_before_the_fence_of_a_wait_is_unknown(arrived: int) -> None:
-    talk = durable()
-    write, read = talk.call(is_durable=True, resend=False), talk.call()
-    talk.pipeline.receive(b"".join(talk.replies()[:arrived]))
+    driver = durable()
+    write, read = driver.call(is_durable=True, resend=False), driver.call()
+    driver.pipeline.receive(b"".join(driver.replies()[:arrived]))
     assert not write.done()
-    talk.pipeline.lost(LOST)
+    driver.pipeline.lost(LOST)
     assert isinstance(write.exception(0), OutcomeUnknown)
-    talk.pipeline.connected()
-    assert talk.sent() == [b"1"]
+    driver.pipeline.connected()
+    assert driver.sent() == [b"1"]
     assert not read.done()
 
 
@@ -203,7 +203,7 @@ class Importing:
         is_asking, self.is_asking = self.is_asking, request[0] == b"ASKING"
         if request[0] == b"GET" and request[-1] in self.asked and not is_asking:
             return b"-ASK 12 10.0.0.2:7001\r\n"
-        return answering({}, self.replicas)(request)
+        return replying_with_errors({}, self.replicas)(request)
 
 
 @given(st.lists(turns, max_size=5), st.sampled_from([3, 40, 1024]), st.sampled_from([None, ONE_REPLICA]))
@@ -211,8 +211,8 @@ class Importing:
 @example([Turn([(True, False), (False, True)] * 9, set(), {1}, 7, ("swallowed", 3), None, 0)] * 2, 40, ONE_REPLICA)
 @example([Turn([(True, True)] * 9, set(), {1}, 99, ("doubled", 0), 0.7, 0)] * 2, 1024, None)
 def test_pipeline_matches_replies_with_waits(script: list[Turn], limit: int, durability: Durability | None) -> None:
-    server, elsewhere = Importing(), Elsewhere()
-    pipeline = Pipeline(max_in_flight=limit, durability=durability, stray=elsewhere)
+    server, strays = Importing(), StrayCalls()
+    pipeline = Pipeline(max_in_flight=limit, durability=durability, stray=strays)
 
     def asks(call: Call) -> None:
         call.detours += 1
@@ -221,17 +221,17 @@ def test_pipeline_matches_replies_with_waits(script: list[Turn], limit: int, dur
         call.is_asking = True
         pipeline.submit(call)
 
-    elsewhere.then = asks
-    talk = Talk(pipeline, server)
+    strays.then = asks
+    driver = PipelineDriver(pipeline, server)
     for turn in script:
         server.replicas = turn.replicas
         callers = []
         for is_elsewhere, resend in turn.calls:
             if is_elsewhere:
-                server.asked.add(b"%d" % len(talk.callers))
-            callers.append(talk.call(resend=resend, is_durable=not resend))
+                server.asked.add(b"%d" % len(driver.callers))
+            callers.append(driver.call(resend=resend, is_durable=not resend))
         cancel(callers, turn.before)
-        replies = talk.replies()
+        replies = driver.replies()
         cancel(callers, turn.after)
         if turn.fault and replies:
             kind, index = turn.fault
@@ -248,8 +248,8 @@ def test_pipeline_matches_replies_with_waits(script: list[Turn], limit: int, dur
         if is_lost:
             lose(pipeline, server)
     lose(pipeline, server)
-    talk.exchange()
-    for number, caller in zip(numbers(len(talk.callers)), talk.callers, strict=True):
+    driver.exchange()
+    for number, caller in zip(numbers(len(driver.callers)), driver.callers, strict=True):
         assert is_its_own(caller, number), f"{number!r}: {caller}"
     assert not pipeline.is_waiting
 

@@ -25,7 +25,7 @@ from redis_botsession._protocol.durability import Durability
 from redis_botsession._protocol.scripts import Script
 from redis_botsession._transport.reply_matching import FENCE_EVERY, MAX_LOSSES, Pipeline
 
-from ..support.pipeline_talk import Elsewhere, Talk, answering, echo, names, numbers
+from ..support.pipeline_driver import PipelineDriver, StrayCalls, echo, names, numbers, replying_with_errors
 
 LOST = redis.ConnectionError("lost")
 SCRIPT = Script("fake", b"return 1", b"5c5f0e8a", (), (), writes_data=True, preload=True)
@@ -48,13 +48,13 @@ IN_SCRIPT = "ERR Error running script (call to f_5c5f): @user_script:1: @user_sc
 def test_pipeline_asking_goes_directly_before_its_command(
     calls: list[tuple[bool, bool, int]], limit: int, durability: Durability | None
 ) -> None:
-    talk = Talk(Pipeline(max_in_flight=limit, durability=durability), answering({}))
+    driver = PipelineDriver(Pipeline(max_in_flight=limit, durability=durability), replying_with_errors({}))
     for asks, is_cancelled, size in calls:
-        caller = talk.call(is_asking=asks, args=[bytes(size)])
+        caller = driver.call(is_asking=asks, args=[bytes(size)])
         if is_cancelled:
             caller.cancel()
     sent: list[int] = []
-    while data := talk.pipeline.take():
+    while data := driver.pipeline.take():
         server = hiredis.Reader()
         server.feed(data)
         write = list(iter(server.gets, False))
@@ -72,71 +72,71 @@ def test_pipeline_asking_goes_directly_before_its_command(
             assert unfenced <= FENCE_EVERY or durability
         assert write[-1][0] == b"ECHO"
         assert names(write).count(b"GET") <= limit
-        talk.pipeline.receive(b"".join(map(talk.answer, write)))
+        driver.pipeline.receive(b"".join(map(driver.answer, write)))
     assert sent == [number for number, (_, is_cancelled, _) in enumerate(calls) if not is_cancelled]
-    assert [caller.result() for caller in talk.callers if not caller.cancelled()] == [b"%d" % number for number in sent]
-    assert not talk.pipeline.is_waiting
+    assert [caller.result() for caller in driver.callers if not caller.cancelled()] == [b"%d" % number for number in sent]
+    assert not driver.pipeline.is_waiting
 
 
 @pytest.mark.parametrize("fate", ["MOVED 12 10.0.0.2:7001", "TRYAGAIN later", "WRONGTYPE no", None])
 def test_pipeline_refused_asking_ends_its_call_once(fate: str | None) -> None:
-    elsewhere = Elsewhere()
+    strays = StrayCalls()
     refusals = {b"ASKING": "NOPERM no permissions to run 'asking'", **({b"1": fate} if fate else {})}
-    talk = Talk(Pipeline(max_in_flight=1024, stray=elsewhere), answering(refusals))
-    before, caller, after = talk.call(), talk.call(is_asking=True), talk.call()
-    *replies, fence = talk.replies()
-    talk.pipeline.receive(b"".join(replies))
+    driver = PipelineDriver(Pipeline(max_in_flight=1024, stray=strays), replying_with_errors(refusals))
+    before, caller, after = driver.call(), driver.call(is_asking=True), driver.call()
+    *replies, fence = driver.replies()
+    driver.pipeline.receive(b"".join(replies))
     assert not caller.done()
-    talk.pipeline.receive(fence)
+    driver.pipeline.receive(fence)
     assert type(caller.exception(0)) is NoPermissionError
     assert (before.result(0), after.result(0)) == (b"0", b"2")
-    assert elsewhere.came == []
-    assert talk.requests() == []
+    assert strays.came == []
+    assert driver.requests() == []
 
 
 def test_pipeline_refused_asking_of_a_cancelled_call_is_dropped() -> None:
-    talk = Talk(answer=answering({b"ASKING": "NOPERM no"}))
-    caller, after = talk.call(is_asking=True), talk.call()
-    replies = talk.replies()
+    driver = PipelineDriver(answer=replying_with_errors({b"ASKING": "NOPERM no"}))
+    caller, after = driver.call(is_asking=True), driver.call()
+    replies = driver.replies()
     caller.cancel()
-    talk.pipeline.receive(b"".join(replies))
+    driver.pipeline.receive(b"".join(replies))
     assert after.result(0) == b"1"
-    assert talk.requests() == []
+    assert driver.requests() == []
 
 
 def test_pipeline_resent_call_asks_again() -> None:
     requests: list[list[bytes]] = []
-    answer = answering({})
+    answer = replying_with_errors({})
 
     def unknown(request: list[bytes]) -> bytes:
         requests.append(request)
         return b"-NOSCRIPT No matching script\r\n" if request[:2] == [b"GET", b"sha"] else answer(request)
 
-    talk = Talk(answer=unknown)
-    callers = [talk.call(), talk.call(is_asking=True, script=SCRIPT, args=[b"sha", b"0"]), talk.call()]
-    talk.exchange()
+    driver = PipelineDriver(answer=unknown)
+    callers = [driver.call(), driver.call(is_asking=True, script=SCRIPT, args=[b"sha", b"0"]), driver.call()]
+    driver.exchange()
     assert [caller.result(0) for caller in callers] == numbers(3)
     assert names(requests) == [b"GET", b"ASKING", b"GET", b"GET", b"ECHO", b"ASKING", b"EVAL", b"ECHO"]
-    talk.call(is_asking=True)
+    driver.call(is_asking=True)
     for _ in range(MAX_LOSSES):
-        assert names(talk.requests()) == [b"ASKING", b"GET", b"ECHO"]
-        assert len(talk.pipeline.pending()) == 1
-        talk.pipeline.lost(LOST)
-        talk.pipeline.connected()
-    assert isinstance(talk.callers[-1].exception(0), redis.ConnectionError)
-    assert talk.requests() == []
+        assert names(driver.requests()) == [b"ASKING", b"GET", b"ECHO"]
+        assert len(driver.pipeline.pending()) == 1
+        driver.pipeline.lost(LOST)
+        driver.pipeline.connected()
+    assert isinstance(driver.callers[-1].exception(0), redis.ConnectionError)
+    assert driver.requests() == []
 
 
 def test_pipeline_asking_call_expires() -> None:
-    talk = Talk(answer=answering({}))
-    caller = talk.call(is_asking=True, deadline=10)
-    replies = talk.replies()
-    talk.call()
-    replies += talk.replies()
-    talk.pipeline.expire(10, 5, None)
+    driver = PipelineDriver(answer=replying_with_errors({}))
+    caller = driver.call(is_asking=True, deadline=10)
+    replies = driver.replies()
+    driver.call()
+    replies += driver.replies()
+    driver.pipeline.expire(10, 5, None)
     assert type(caller.exception(0)) is redis.TimeoutError
-    talk.pipeline.receive(b"".join(replies))
-    assert talk.callers[1].result(0) == b"1"
+    driver.pipeline.receive(b"".join(replies))
+    assert driver.callers[1].result(0) == b"1"
 
 
 # --- strays
@@ -165,36 +165,38 @@ def test_pipeline_stray_calls_leave_in_order(resend: bool) -> None:
     # Each error at an odd place, good replies between.
     lines = [*ELSEWHERE, *HERE, *ELSEWHERE]
     replies = {b"%d" % (2 * index + 1): line for index, line in enumerate(lines)}
-    elsewhere = Elsewhere()
-    talk = Talk(Pipeline(max_in_flight=1024, stray=elsewhere), answering(replies))
-    talk.calls(2 * len(lines) + 1, resend=resend)
-    talk.exchange()
+    strays = StrayCalls()
+    driver = PipelineDriver(Pipeline(max_in_flight=1024, stray=strays), replying_with_errors(replies))
+    driver.calls(2 * len(lines) + 1, resend=resend)
+    driver.exchange()
     gone = [number for number, line in replies.items() if line in ELSEWHERE]
-    assert elsewhere.numbers == gone
-    assert [type(error) for _, error in elsewhere.came] == [*ELSEWHERE.values()] * 2
-    for number, caller in zip(numbers(len(talk.callers)), talk.callers, strict=True):
+    assert strays.numbers == gone
+    assert [type(error) for _, error in strays.came] == [*ELSEWHERE.values()] * 2
+    for number, caller in zip(numbers(len(driver.callers)), driver.callers, strict=True):
         if number in gone:
             assert not caller.done()
         elif number in replies:
             assert type(caller.exception(0)) is HERE[replies[number]]
         else:
             assert caller.result(0) == number
-    assert [call.promise for call, _ in elsewhere.came] == [talk.callers[int(number)] for number in gone]
-    moved = elsewhere.came[0][1]
+    assert [call.promise for call, _ in strays.came] == [driver.callers[int(number)] for number in gone]
+    moved = strays.came[0][1]
     assert isinstance(moved, MovedError)
     assert (moved.host, moved.port) == ("10.0.0.2", 7001)
-    assert not talk.pipeline.is_retiring
-    assert talk.pipeline.pending() == []
+    assert not driver.pipeline.is_retiring
+    assert driver.pipeline.pending() == []
 
 
 def test_pipeline_cancelled_call_does_not_stray() -> None:
-    elsewhere = Elsewhere()
-    talk = Talk(Pipeline(max_in_flight=1024, stray=elsewhere), answering(dict.fromkeys(numbers(3), "MOVED 1 h:1")))
-    callers = talk.calls(3)
-    replies = talk.replies()
+    strays = StrayCalls()
+    driver = PipelineDriver(
+        Pipeline(max_in_flight=1024, stray=strays), replying_with_errors(dict.fromkeys(numbers(3), "MOVED 1 h:1"))
+    )
+    callers = driver.calls(3)
+    replies = driver.replies()
     callers[1].cancel()
-    talk.pipeline.receive(b"".join(replies))
-    assert elsewhere.numbers == [b"0", b"2"]
+    driver.pipeline.receive(b"".join(replies))
+    assert strays.numbers == [b"0", b"2"]
 
 
 @given(
@@ -214,18 +216,18 @@ def test_pipeline_stray_may_come_back(count: int, times: dict[int, int], cancell
             return b"-TRYAGAIN later\r\n"
         return echo(request)
 
-    elsewhere = Elsewhere()
-    pipeline = Pipeline(max_in_flight=limit, stray=elsewhere)
-    elsewhere.then = pipeline.submit
-    talk = Talk(pipeline, answer)
-    callers = talk.calls(count)
-    stream = b"".join(talk.replies())
+    strays = StrayCalls()
+    pipeline = Pipeline(max_in_flight=limit, stray=strays)
+    strays.then = pipeline.submit
+    driver = PipelineDriver(pipeline, answer)
+    callers = driver.calls(count)
+    stream = b"".join(driver.replies())
     for number in cancelled & set(range(count)):
         callers[number].cancel()
     while stream:
         for start in range(0, len(stream), size):
             pipeline.receive(stream[start : start + size])
-        stream = b"".join(talk.replies())
+        stream = b"".join(driver.replies())
     for number, caller in enumerate(callers):
         assert caller.done()
         assert caller.cancelled() or caller.result() == b"%d" % number
@@ -233,32 +235,32 @@ def test_pipeline_stray_may_come_back(count: int, times: dict[int, int], cancell
 
 
 def test_pipeline_scatter_hands_on_the_line_only() -> None:
-    elsewhere = Elsewhere()
-    talk = Talk(Pipeline(max_in_flight=1024, stray=elsewhere))
-    elsewhere.then = talk.pipeline.submit
-    talk.calls(3)
-    replies = talk.replies()
-    talk.calls(3)
-    talk.pipeline.scatter(LOST)
-    assert elsewhere.numbers == [b"3", b"4", b"5"]
-    assert {error for _, error in elsewhere.came} == {LOST}
-    assert not any(caller.done() for caller in talk.callers)
-    talk.pipeline.receive(b"".join(replies))
-    assert talk.results() == [*numbers(3), None, None, None]
+    strays = StrayCalls()
+    driver = PipelineDriver(Pipeline(max_in_flight=1024, stray=strays))
+    strays.then = driver.pipeline.submit
+    driver.calls(3)
+    replies = driver.replies()
+    driver.calls(3)
+    driver.pipeline.scatter(LOST)
+    assert strays.numbers == [b"3", b"4", b"5"]
+    assert {error for _, error in strays.came} == {LOST}
+    assert not any(caller.done() for caller in driver.callers)
+    driver.pipeline.receive(b"".join(replies))
+    assert driver.results() == [*numbers(3), None, None, None]
     # Those that came back at once are in the line again.
-    assert talk.sent() == [b"3", b"4", b"5"]
-    talk.pipeline.scatter(LOST)
-    assert len(elsewhere.came) == 3
+    assert driver.sent() == [b"3", b"4", b"5"]
+    driver.pipeline.scatter(LOST)
+    assert len(strays.came) == 3
 
 
 def test_pipeline_stray_failure_ends_the_call() -> None:
     lines = [line for line, kind in ELSEWHERE.items() if kind is not BusyLoadingError]
-    talk = Talk(answer=answering(dict(zip(numbers(len(lines)), lines, strict=True))))
-    talk.calls(len(lines))
-    talk.exchange()
-    assert [type(caller.exception(0)) for caller in talk.callers] == [ELSEWHERE[line] for line in lines]
-    caller = talk.call()
-    talk.pipeline.scatter(LOST)
+    driver = PipelineDriver(answer=replying_with_errors(dict(zip(numbers(len(lines)), lines, strict=True))))
+    driver.calls(len(lines))
+    driver.exchange()
+    assert [type(caller.exception(0)) for caller in driver.callers] == [ELSEWHERE[line] for line in lines]
+    caller = driver.call()
+    driver.pipeline.scatter(LOST)
     error = caller.exception(0)
     assert isinstance(error, redis.ConnectionError)
     assert error.__cause__ is LOST
@@ -271,48 +273,48 @@ def test_pipeline_stray_failure_ends_the_call() -> None:
 @pytest.mark.parametrize("line", [f"READONLY {REFUSAL}", f"{IN_SCRIPT}READONLY {REFUSAL}", "LOADING in memory"])
 def test_pipeline_retiring_resends_on_the_next_connection(line: str, resend: bool) -> None:
     pipeline = Pipeline(max_in_flight=1024, retire_on=(BusyLoadingError, ReadOnlyError))
-    talk = Talk(pipeline, answering({b"1": line, b"2": line}))
-    talk.calls(4, resend=resend)
-    talk.pipeline.receive(b"".join(talk.replies()))
-    assert talk.results() == [b"0", None, None, b"3"]
+    driver = PipelineDriver(pipeline, replying_with_errors({b"1": line, b"2": line}))
+    driver.calls(4, resend=resend)
+    driver.pipeline.receive(b"".join(driver.replies()))
+    assert driver.results() == [b"0", None, None, b"3"]
     assert pipeline.is_retiring
     assert pipeline.take() == b""
     pipeline.lost(LOST)
     pipeline.connected()
     assert not pipeline.is_retiring
-    talk.answer = echo
-    talk.call()
-    assert talk.sent() == [b"1", b"2", b"4"]
+    driver.answer = echo
+    driver.call()
+    assert driver.sent() == [b"1", b"2", b"4"]
     pipeline.lost(LOST)
-    told = [caller.exception(0) if caller.done() else None for caller in talk.callers[1:3]]
+    told = [caller.exception(0) if caller.done() else None for caller in driver.callers[1:3]]
     assert [type(error) for error in told] == [type(None) if resend else OutcomeUnknown] * 2
 
 
 @pytest.mark.parametrize("line", [f"READONLY {REFUSAL}", f"{IN_SCRIPT}READONLY {REFUSAL}"])
 def test_pipeline_does_not_retire_on_readonly_by_default(line: str) -> None:
-    talk = Talk(answer=answering({b"0": line}))
-    caller = talk.call(resend=False)
-    talk.exchange()
+    driver = PipelineDriver(answer=replying_with_errors({b"0": line}))
+    caller = driver.call(resend=False)
+    driver.exchange()
     assert type(caller.exception(0)) is ReadOnlyError
-    assert not talk.pipeline.is_retiring
+    assert not driver.pipeline.is_retiring
 
 
 def test_pipeline_stray_goes_before_retiring() -> None:
-    elsewhere = Elsewhere()
-    pipeline = Pipeline(max_in_flight=8, retire_on=(BusyLoadingError, ReadOnlyError), stray=elsewhere)
-    talk = Talk(pipeline, answering({b"0": "LOADING in memory", b"1": f"READONLY {REFUSAL}"}))
-    talk.calls(2)
-    talk.exchange()
-    assert elsewhere.numbers == [b"0", b"1"]
+    strays = StrayCalls()
+    pipeline = Pipeline(max_in_flight=8, retire_on=(BusyLoadingError, ReadOnlyError), stray=strays)
+    driver = PipelineDriver(pipeline, replying_with_errors({b"0": "LOADING in memory", b"1": f"READONLY {REFUSAL}"}))
+    driver.calls(2)
+    driver.exchange()
+    assert strays.numbers == [b"0", b"1"]
     assert not pipeline.is_retiring
 
 
 def test_pipeline_deadlines_pass_in_any_order() -> None:
-    talk = Talk()
-    late, early = talk.call(deadline=10.0), talk.call(deadline=5.0)
+    driver = PipelineDriver()
+    late, early = driver.call(deadline=10.0), driver.call(deadline=5.0)
     # One that comes from another server is older than those it stands behind.
-    assert talk.pipeline.next_deadline() == 5.0
-    talk.pipeline.expire(6.0, 1.0, None)
+    assert driver.pipeline.next_deadline() == 5.0
+    driver.pipeline.expire(6.0, 1.0, None)
     assert isinstance(early.exception(), redis.TimeoutError)
     assert not late.done()
-    assert talk.sent() == [b"0"]
+    assert driver.sent() == [b"0"]

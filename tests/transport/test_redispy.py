@@ -14,7 +14,7 @@ from redis_botsession import SessionError
 from redis_botsession._transport.options import Options, Target
 from redis_botsession._transport.redispy import CLUSTER_ONLY, abort, cluster_settings, take_over
 
-from ..support.scripted_server import Scripted
+from ..support.scripted_server import ScriptedServer
 
 OF_A_CONNECTION = [
     "_reader.at_eof",
@@ -29,11 +29,11 @@ OF_A_CONNECTION = [
 ]
 
 
-async def nothing(request: object) -> list[object]:
+async def empty_server(request: object) -> list[object]:
     return []
 
 
-async def connected(server: Scripted) -> Connection:
+async def connected(server: ScriptedServer) -> Connection:
     connection = Connection(host="127.0.0.1", port=server.port)
     await connection.connect()  # type: ignore[no-untyped-call] # redis-py has no types here
     return connection
@@ -41,7 +41,7 @@ async def connected(server: Scripted) -> Connection:
 
 @pytest.mark.parametrize("name", OF_A_CONNECTION)
 async def test_redispy_connection_has_the_attribute(name: str) -> None:
-    async with Scripted(nothing) as server:
+    async with ScriptedServer(empty_server) as server:
         connection = await connected(server)
         try:
             attrgetter(name)(connection)
@@ -64,7 +64,7 @@ async def test_redispy_cluster_settings_fit_connections() -> None:
 
 
 async def test_take_over_leaves_redispy_without_a_socket() -> None:
-    async with Scripted(nothing) as server:
+    async with ScriptedServer(empty_server) as server:
         connection = await connected(server)
         writer, rest = take_over(connection)
         assert rest == b""
@@ -73,7 +73,7 @@ async def test_take_over_leaves_redispy_without_a_socket() -> None:
 
 
 async def test_take_over_names_the_attribute_that_moved() -> None:
-    async with Scripted(nothing) as server:
+    async with ScriptedServer(empty_server) as server:
         connection = await connected(server)
         reader = connection._reader
         del connection._reader
@@ -84,7 +84,7 @@ async def test_take_over_names_the_attribute_that_moved() -> None:
 
 
 async def test_abort_ends_who_reads() -> None:
-    async with Scripted(nothing) as server:
+    async with ScriptedServer(empty_server) as server:
         connection = await connected(server)
         reading = asyncio.ensure_future(connection.read_response())
         await asyncio.sleep(0)

@@ -20,40 +20,49 @@ from redis_botsession._transport.connection import PipelinedConnection
 from redis_botsession._transport.options import Options
 from redis_botsession.testing.harness import PATIENCE, eventually
 
-from ..support.scripted_server import Request, ResponseLine, Scripted, all_slots, never, nothing, state, store_of
+from ..support.scripted_server import (
+    ErrorReply,
+    Request,
+    ScriptedServer,
+    all_slots,
+    cluster_store,
+    empty_server,
+    never_replies,
+    sentinel_reply,
+)
 
 # --- clusters
 
 
-async def test_cluster_moved_is_used_before_the_slot_map_arrives(first: Scripted, second: Scripted) -> None:
+async def test_cluster_moved_is_used_before_the_slot_map_arrives(first: ScriptedServer, second: ScriptedServer) -> None:
     looks = 0
 
     async def moved(request: Request) -> Any:
         nonlocal looks
         if request[0] == b"CLUSTER":
             looks += 1
-            return all_slots(first) if looks == 1 else await never(request)
-        return ResponseLine(f"MOVED {slot_of('u')} {second.address}")
+            return all_slots(first) if looks == 1 else await never_replies(request)
+        return ErrorReply(f"MOVED {slot_of('u')} {second.address}")
 
     first.answer = moved
-    second.answer = lambda request: never(request) if request[0] == b"CLUSTER" else nothing(request)
-    async with store_of(first) as store:
+    second.answer = lambda request: never_replies(request) if request[0] == b"CLUSTER" else empty_server(request)
+    async with cluster_store(first) as store:
         for _ in range(3):
             assert await store.get("u", "c") is None
     assert (first.count(b"HGETALL"), second.count(b"HGETALL")) == (1, 3)
 
 
-async def test_cluster_call_does_not_ask_again_after_a_refusal(first: Scripted, second: Scripted) -> None:
+async def test_cluster_call_does_not_ask_again_after_a_refusal(first: ScriptedServer, second: ScriptedServer) -> None:
     async def importing(request: Request) -> Any:
-        return ResponseLine("TRYAGAIN later") if request[0] == b"HGETALL" else "OK"
+        return ErrorReply("TRYAGAIN later") if request[0] == b"HGETALL" else "OK"
 
     async def migrating(request: Request) -> Any:
         if request[0] == b"CLUSTER":
             return all_slots(first)
-        return ResponseLine(f"ASK {slot_of('u')} {second.address}") if first.count(b"HGETALL") == 1 else []
+        return ErrorReply(f"ASK {slot_of('u')} {second.address}") if first.count(b"HGETALL") == 1 else []
 
     first.answer, second.answer = migrating, importing
-    async with store_of(first) as store:
+    async with cluster_store(first) as store:
         assert await store.get("u", "c") is None
     assert [request[0] for request in second.asked] == [b"ASKING", b"HGETALL"]
     assert first.count(b"ASKING") == 0
@@ -62,7 +71,7 @@ async def test_cluster_call_does_not_ask_again_after_a_refusal(first: Scripted, 
 
 @pytest.mark.parametrize("is_silent", [False, True])
 async def test_cluster_left_node_ends_its_calls(
-    is_silent: bool, first: Scripted, second: Scripted, monkeypatch: pytest.MonkeyPatch
+    is_silent: bool, first: ScriptedServer, second: ScriptedServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # From when on it counts as silent is not for a test to wait for.
     monkeypatch.setattr(connection, "SUSPICIOUS_SILENCE", -math.inf if is_silent else math.inf)
@@ -79,13 +88,13 @@ async def test_cluster_left_node_ends_its_calls(
             is_held.set()
             await may_answer.wait()
             return []
-        return ResponseLine(f"MOVED {slot_by_key[request[1]]} {second.address}")
+        return ErrorReply(f"MOVED {slot_by_key[request[1]]} {second.address}")
 
     async def taking_over(request: Request) -> Any:
-        return all_slots(second) if request[0] == b"CLUSTER" else await nothing(request)
+        return all_slots(second) if request[0] == b"CLUSTER" else await empty_server(request)
 
     first.answer, second.answer = leaving, taking_over
-    async with store_of(first, max_connections=2, max_in_flight=1) as store:
+    async with cluster_store(first, max_connections=2, max_in_flight=1) as store:
         held_key = store.key(held, "c").encode()
         slot_by_key = {store.key(user, "c").encode(): slot_of(user) for user in others}
         in_flight = asyncio.ensure_future(store.get(held, "c"))
@@ -115,18 +124,18 @@ def next_to_each_other() -> tuple[str, list[str]]:
     return next(user for user in users if slot_of(user) % 2), [user for user in users if not slot_of(user) % 2]
 
 
-async def test_cluster_new_slot_map_wakes_waiting_calls(first: Scripted, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_cluster_new_slot_map_wakes_waiting_calls(first: ScriptedServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cluster, "REROUTE_DELAYS", ConstantBackoff(2 * PATIENCE))
 
     async def answer(request: Request) -> Any:
         return all_slots(first) if request[0] == b"CLUSTER" else []
 
     first.answer = answer
-    async with store_of(first) as store:
+    async with cluster_store(first) as store:
         assert await store.get("u", "c") is None
 
 
-async def test_connection_left_while_connecting_is_not_used(first: Scripted, second: Scripted) -> None:
+async def test_connection_left_while_connecting_is_not_used(first: ScriptedServer, second: ScriptedServer) -> None:
     servers, is_made = [first, second], asyncio.Event()
 
     async def connect() -> Connection:
@@ -158,10 +167,10 @@ async def test_connection_left_while_connecting_is_not_used(first: Scripted, sec
     ids=["stale", "in progress", "down for one", "down for all"],
 )
 async def test_sentinel_reports_of_the_old_primary_are_ignored(
-    epoch: int, flags: list[bytes], first: Scripted, second: Scripted
+    epoch: int, flags: list[bytes], first: ScriptedServer, second: ScriptedServer
 ) -> None:
     async def knows(request: Request) -> Any:
-        return state(second, 2)
+        return sentinel_reply(second, 2)
 
     async def is_behind(request: Request) -> Any:
         async def is_last() -> bool:
@@ -169,9 +178,9 @@ async def test_sentinel_reports_of_the_old_primary_are_ignored(
             return knowing.count(b"SENTINEL") >= 2
 
         await eventually(is_last)
-        return state(first, epoch, *flags)
+        return sentinel_reply(first, epoch, *flags)
 
-    async with Scripted(knows) as knowing, Scripted(is_behind) as behind:
+    async with ScriptedServer(knows) as knowing, ScriptedServer(is_behind) as behind:
         url = f"redis+sentinel://{knowing.address},{behind.address}/bots"
         async with SessionStore.from_url(url, timeout=PATIENCE) as store:
             for user in range(3):
@@ -187,14 +196,14 @@ async def test_sentinel_reports_of_the_old_primary_are_ignored(
     assert second.count(b"HGETALL") == 6
 
 
-async def test_sentinel_replica_gets_no_calls(first: Scripted, second: Scripted) -> None:
+async def test_sentinel_replica_gets_no_calls(first: ScriptedServer, second: ScriptedServer) -> None:
     first.role = b"slave"
 
     async def knows(request: Request) -> Any:
-        return state(first, 1) if first.roles < 2 else state(second, 2)
+        return sentinel_reply(first, 1) if first.roles < 2 else sentinel_reply(second, 2)
 
     async with (
-        Scripted(knows) as knowing,
+        ScriptedServer(knows) as knowing,
         SessionStore.from_url(f"redis+sentinel://{knowing.address}/bots", timeout=PATIENCE) as store,
     ):
         assert await store.get("u", "c") is None

@@ -13,10 +13,20 @@ from redis_botsession import SessionStore
 from redis_botsession._protocol.layout import slot_of
 from redis_botsession.testing.harness import PATIENCE, eventually
 
-from ..support.scripted_server import Answer, Request, ResponseLine, Scripted, all_slots, never, nothing, state, store_of
+from ..support.scripted_server import (
+    Answer,
+    ErrorReply,
+    Request,
+    ScriptedServer,
+    all_slots,
+    cluster_store,
+    empty_server,
+    never_replies,
+    sentinel_reply,
+)
 
 
-def maps(primary: Scripted, otherwise: Answer = nothing) -> Answer:
+def maps(primary: ScriptedServer, otherwise: Answer = empty_server) -> Answer:
     """The answers of a node that knows this primary of all slots."""
 
     async def answer(request: Request) -> Any:
@@ -25,14 +35,14 @@ def maps(primary: Scripted, otherwise: Answer = nothing) -> Answer:
     return answer
 
 
-async def moved_to(node: Scripted, request: Request) -> Any:
-    return ResponseLine(f"MOVED {slot_of('u')} {node.address}")
+async def moved_to(node: ScriptedServer, request: Request) -> Any:
+    return ErrorReply(f"MOVED {slot_of('u')} {node.address}")
 
 
 # --- clusters
 
 
-async def test_cluster_move_right_after_a_slot_map_is_noticed(first: Scripted, second: Scripted) -> None:
+async def test_cluster_move_right_after_a_slot_map_is_noticed(first: ScriptedServer, second: ScriptedServer) -> None:
     looks = 0
 
     async def answer(request: Request) -> Any:
@@ -43,7 +53,7 @@ async def test_cluster_move_right_after_a_slot_map_is_noticed(first: Scripted, s
         return await moved_to(second, request)
 
     first.answer, second.answer = answer, maps(second)
-    async with store_of(first) as store:
+    async with cluster_store(first) as store:
         assert await store.get("u", "c") is None
 
         async def was_looked_at() -> bool:
@@ -52,22 +62,22 @@ async def test_cluster_move_right_after_a_slot_map_is_noticed(first: Scripted, s
         await eventually(was_looked_at)
 
 
-async def test_address_remap_failure_ends_the_call(first: Scripted, second: Scripted) -> None:
+async def test_address_remap_failure_ends_the_call(first: ScriptedServer, second: ScriptedServer) -> None:
     first.answer = maps(first, lambda request: moved_to(second, request))
 
     def remap(address: tuple[str, int]) -> tuple[str, int]:
         return {first.port: ("127.0.0.1", first.port)}[address[1]]
 
-    async with store_of(first, address_remap=remap) as store, asyncio.timeout(PATIENCE):
+    async with cluster_store(first, address_remap=remap) as store, asyncio.timeout(PATIENCE):
         for call in await asyncio.gather(*(store.get("u", channel) for channel in range(3)), return_exceptions=True):
             assert isinstance(call, KeyError)
     with pytest.raises(TypeError, match="address_remap must be a function"):
         SessionStore.from_url(f"redis+cluster://{first.address}/?address_remap=x")
 
 
-async def test_cluster_ignores_a_seed_outside_of_it(first: Scripted, second: Scripted) -> None:
+async def test_cluster_ignores_a_seed_outside_of_it(first: ScriptedServer, second: ScriptedServer) -> None:
     async def alone(request: Request) -> Any:
-        return ResponseLine("ERR This instance has cluster support disabled")
+        return ErrorReply("ERR This instance has cluster support disabled")
 
     first.answer, second.answer = alone, maps(second)
     for _ in range(10):
@@ -75,15 +85,15 @@ async def test_cluster_ignores_a_seed_outside_of_it(first: Scripted, second: Scr
             assert await store.get("u", "c") is None
     assert first.count(b"HGETALL") == 0
     # If there are no other nodes, the error is raised at once.
-    async with store_of(first, timeout=3600) as store, asyncio.timeout(PATIENCE):
+    async with cluster_store(first, timeout=3600) as store, asyncio.timeout(PATIENCE):
         with pytest.raises(ResponseError, match="cluster support disabled"):
             await store.get("u", "c")
         with pytest.raises(ResponseError, match="cluster support disabled"):
             await store.size()
 
 
-async def test_cluster_silent_nodes_fail_at_the_timeout(first: Scripted, second: Scripted) -> None:
-    first.answer = second.answer = never
+async def test_cluster_silent_nodes_fail_at_the_timeout(first: ScriptedServer, second: ScriptedServer) -> None:
+    first.answer = second.answer = never_replies
     url = f"redis+cluster://{first.address},{second.address}/"
     async with SessionStore.from_url(url, timeout=0.3, socket_timeout=None) as store, asyncio.timeout(PATIENCE):
         with pytest.raises(redis.TimeoutError, match="slot map"):
@@ -92,34 +102,34 @@ async def test_cluster_silent_nodes_fail_at_the_timeout(first: Scripted, second:
             await store.size()
 
 
-async def test_cluster_size_reports_an_unserved_slot(first: Scripted) -> None:
+async def test_cluster_size_reports_an_unserved_slot(first: ScriptedServer) -> None:
     async def half(request: Request) -> Any:
         return [[0, 100, [b"127.0.0.1", first.port, b"0" * 40]]]
 
     first.answer = half
-    async with store_of(first, timeout=0.3) as store:
+    async with cluster_store(first, timeout=0.3) as store:
         with pytest.raises(redis.exceptions.ClusterDownError, match="no node serves slot 101"):
             await store.size()
 
 
-async def test_cluster_replica_without_wait_redirects_writes(first: Scripted, second: Scripted) -> None:
+async def test_cluster_replica_without_wait_redirects_writes(first: ScriptedServer, second: ScriptedServer) -> None:
     async def replica(request: Request) -> Any:
         if request[0] == b"WAIT":
-            return ResponseLine("ERR WAIT cannot be used with replica instances.")
+            return ErrorReply("ERR WAIT cannot be used with replica instances.")
         return await moved_to(second, request)
 
     async def primary(request: Request) -> Any:
         return 1 if request[0] == b"WAIT" else [1, 5]
 
     first.answer, second.answer = maps(first, replica), maps(second, primary)
-    async with store_of(first, replicas=1) as store:
+    async with cluster_store(first, replicas=1) as store:
         assert await store.update("u", "c", {"n": 1}) == 5
     assert first.count(b"EVALSHA") == 1
 
 
-async def test_cluster_cancelled_aclose_ends(first: Scripted) -> None:
-    first.answer = maps(first, never)
-    store = store_of(first, timeout=3600, socket_timeout=3600)
+async def test_cluster_cancelled_aclose_ends(first: ScriptedServer) -> None:
+    first.answer = maps(first, never_replies)
+    store = cluster_store(first, timeout=3600, socket_timeout=3600)
     calls = [asyncio.ensure_future(store.get(user, "c")) for user in range(5)]
 
     async def is_sent() -> bool:
@@ -141,15 +151,15 @@ async def test_cluster_cancelled_aclose_ends(first: Scripted) -> None:
 
 
 async def test_sentinel_disagreement_in_one_epoch_changes_nothing(
-    first: Scripted, second: Scripted, caplog: pytest.LogCaptureFixture
+    first: ScriptedServer, second: ScriptedServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def one(request: Request) -> Any:
-        return state(first, 1)
+        return sentinel_reply(first, 1)
 
     async def other(request: Request) -> Any:
-        return state(second, 1)
+        return sentinel_reply(second, 1)
 
-    async with Scripted(one) as left, Scripted(other) as right:
+    async with ScriptedServer(one) as left, ScriptedServer(other) as right:
         url = f"redis+sentinel://{left.address},{right.address}/bots"
         async with SessionStore.from_url(url, timeout=PATIENCE) as store:
             for user in range(50):
@@ -165,18 +175,18 @@ async def test_sentinel_disagreement_in_one_epoch_changes_nothing(
     assert "is now" not in caplog.text
 
 
-async def test_sentinel_majority_with_a_lower_epoch_is_believed(first: Scripted, second: Scripted) -> None:
+async def test_sentinel_majority_with_a_lower_epoch_is_believed(first: ScriptedServer, second: ScriptedServer) -> None:
     is_new = False
 
     async def knows(request: Request) -> Any:
-        return state(second, 0) if is_new else state(first, 5)
+        return sentinel_reply(second, 0) if is_new else sentinel_reply(first, 5)
 
     async def demoted(request: Request) -> Any:
-        return ResponseLine("READONLY You can't write against a read only replica.") if is_new else []
+        return ErrorReply("READONLY You can't write against a read only replica.") if is_new else []
 
     first.answer = demoted
     async with (
-        Scripted(knows) as knowing,
+        ScriptedServer(knows) as knowing,
         SessionStore.from_url(f"redis+sentinel://{knowing.address}/bots", timeout=PATIENCE) as store,
     ):
         assert await store.get("u", "c") is None
@@ -185,16 +195,16 @@ async def test_sentinel_majority_with_a_lower_epoch_is_believed(first: Scripted,
     assert second.count(b"HGETALL") == 1
 
 
-async def test_sentinel_primary_that_refuses_is_asked_with_pauses(first: Scripted) -> None:
+async def test_sentinel_primary_that_refuses_is_asked_with_pauses(first: ScriptedServer) -> None:
     async def knows(request: Request) -> Any:
-        return state(first, 1)
+        return sentinel_reply(first, 1)
 
     async def refuses(request: Request) -> Any:
-        return ResponseLine("READONLY You can't write against a read only replica.")
+        return ErrorReply("READONLY You can't write against a read only replica.")
 
     first.answer = refuses
     async with (
-        Scripted(knows) as knowing,
+        ScriptedServer(knows) as knowing,
         SessionStore.from_url(f"redis+sentinel://{knowing.address}/bots", timeout=1) as store,
     ):
         with pytest.raises(ReadOnlyError):

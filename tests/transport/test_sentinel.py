@@ -116,11 +116,11 @@ async def test_sentinel_store_finds_the_next_primary(
         old = servers.primary()
 
         async def happen() -> None:
-            await workload.went_on()
+            await workload.until_all_progress()
             await event(servers, old)
             # Those who wait are served by the new one, ...
-            await workload.went_on()
-            await workload.went_on()
+            await workload.until_all_progress()
+            await workload.until_all_progress()
 
         await workload.run(happen, operations=300)
     # ... only writes that were on their way are in doubt.

@@ -14,7 +14,7 @@ from redis.exceptions import NoPermissionError
 from redis_botsession import OutcomeUnknown, SessionStore
 from redis_botsession.adapters.telegram import BotSessionPersistence
 
-from ...support.proxy import LosingProxy
+from ...support.proxy import ReplyLosingProxy
 from ...support.telegram_application import build, handle, message, put, running, seen, stored, write
 
 CHANNEL = "777.user_data"
@@ -117,7 +117,7 @@ async def test_persistence_shutdown_reports_failed_writes_and_retries(
 
 @pytest.mark.parametrize("reply", ["lost", "there"])
 async def test_persistence_write_in_doubt_is_repeated(reply: str, newest_url: str, prefix: str, store: SessionStore) -> None:
-    async with LosingProxy(newest_url) as proxy, running(BotSessionPersistence.from_url(proxy.url, prefix=prefix)) as app:
+    async with ReplyLosingProxy(newest_url) as proxy, running(BotSessionPersistence.from_url(proxy.url, prefix=prefix)) as app:
         await put(app, a=1, b=[1])
         await write(app)
         await put(app, a=2, b=[2], c=3)

@@ -1,6 +1,7 @@
-"""The bot library's Redis example, line by line from TypeScript and ioredis to redis-py's asyncio client.
+"""A session store with JSON on redis-py: the Redis example in the documentation of @igniter-js/bot, translated to Python.
 
-What it does wrong it does wrong here, too: that is what it is compared for. Used by ``python -m benchmarks.compare``.
+It is translated line by line from TypeScript and ioredis, with its mistakes, because these are what it is compared for. It is
+the contender ``json`` of ``python -m benchmarks.compare``.
 """
 
 from __future__ import annotations
@@ -12,11 +13,11 @@ from typing import Any
 
 import redis.asyncio
 
-#: A session as the example has it: userId, channelId, data, createdAt, updatedAt, and perhaps expiresAt.
+#: A session has userId, channelId, data, createdAt, updatedAt, and perhaps expiresAt.
 Session = dict[str, Any]
 
 
-class RedisSessionStore:
+class JsonSessionStore:
     """Sessions as JSON strings, one Redis key each."""
 
     def __init__(self, client: redis.asyncio.Redis, prefix: str = "bot:session:") -> None:
@@ -27,7 +28,7 @@ class RedisSessionStore:
         return f"{self._prefix}{user_id}:{channel_id}"
 
     async def get(self, user_id: str, channel_id: str) -> Session | None:
-        """Loads a session; None if there is none."""
+        """Returns a session; None if there is none."""
         raw = await self._redis.get(self._key(user_id, channel_id))
         if not raw:
             return None
@@ -54,7 +55,7 @@ class RedisSessionStore:
         )
 
     async def clear(self, user_id: str) -> None:
-        """Removes what a scan of all keys of the server finds for the user."""
+        """Removes the user's sessions, which KEYS finds among all keys of the server."""
         keys = await self._redis.keys(f"{self._prefix}{user_id}:*")
         if keys:
             await self._redis.delete(*keys)

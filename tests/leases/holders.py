@@ -1,4 +1,4 @@
-"""Those who hold leases in tests: here, in another store, and in other processes."""
+"""Holders of leases for tests: stores in this process, and other processes; and a view of a lease on the server."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from redis_botsession._protocol.layout import Keys
 from redis_botsession.leases import Leases
 from redis_botsession.testing.harness import PATIENCE, eventually
 
-#: Seconds; more than any test takes.
+#: Duration in seconds of a lease that does not expire during a test.
 LONG = 600.0
 
 _HOLDER = """
@@ -40,11 +40,11 @@ asyncio.run(main())
 """
 
 
-class Elsewhere:
-    """A process that wants the lease of ("u", "c") and holds it until the test ends it.
+class HolderProcess:
+    """A process that holds the lease of ("u", "c") until ``end``.
 
     Attributes:
-        process: It.
+        process: The process.
     """
 
     def __init__(self, process: Process) -> None:
@@ -53,32 +53,32 @@ class Elsewhere:
     @classmethod
     @asynccontextmanager
     async def holding(cls, url: str, prefix: str, lease: float = LONG) -> AsyncIterator[Self]:
-        """Once it has the lease."""
+        """Starts the process, and yields when it has the lease."""
         line = (sys.executable, "-c", _HOLDER, url, prefix, str(lease))
         process = await asyncio.create_subprocess_exec(*line, stdin=PIPE, stdout=PIPE)
         holder = cls(process)
         try:
-            assert await holder.said() == "held"
+            assert await holder.next_line() == "held"
             yield holder
         finally:
             if process.returncode is None:
                 process.kill()
             await process.communicate()
 
-    async def said(self) -> str:
-        """The next line that it says."""
+    async def next_line(self) -> str:
+        """Returns the next line that the process prints."""
         assert self.process.stdout is not None
         async with asyncio.timeout(PATIENCE):
             return (await self.process.stdout.readline()).decode().strip()
 
     def end(self) -> None:
-        """Tells it that it has held it for long enough."""
+        """Makes the process release the lease and end."""
         assert self.process.stdin is not None
         self.process.stdin.write(b"go\n")
 
 
-class Site:
-    """A store with leases, as in a process of its own.
+class LeaseUser:
+    """A store with leases, as one process of a bot has them.
 
     Attributes:
         store: The store.
@@ -91,7 +91,7 @@ class Site:
         self._tasks: list[asyncio.Task[Any]] = []
 
     def wants(self, note: Callable[[], object] = lambda: None, user: str = "u") -> asyncio.Task[None]:
-        """One who holds the lease for as long as ``note`` takes."""
+        """Starts a task that holds the lease of (``user``, "c") while it calls ``note`` and awaits its result, if need be."""
 
         async def want() -> None:
             async with self.leases.hold(user, "c"):
@@ -104,7 +104,7 @@ class Site:
         return task
 
     async def aclose(self) -> None:
-        """Ends all that it has begun."""
+        """Cancels the tasks of ``wants``, and closes the leases."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -112,18 +112,18 @@ class Site:
 
 
 @asynccontextmanager
-async def site(url: str, prefix: str, lease: float = LONG, **options: Any) -> AsyncIterator[Site]:
-    """One that is closed again."""
+async def lease_user(url: str, prefix: str, lease: float = LONG, **options: Any) -> AsyncIterator[LeaseUser]:
+    """Opens a store with leases, and closes both after the block."""
     async with SessionStore.from_url(url, prefix=prefix, **options) as store:
-        here = Site(store, lease)
+        here = LeaseUser(store, lease)
         try:
             yield here
         finally:
             await here.aclose()
 
 
-class Server:
-    """What the server knows of the lease of ("u", "c")."""
+class LeaseOnServer:
+    """The lease of ("u", "c") as the server has it."""
 
     def __init__(self, client: redis.asyncio.Redis, prefix: str) -> None:
         self.client = client
@@ -132,29 +132,30 @@ class Server:
     @classmethod
     @asynccontextmanager
     async def of(cls, url: str, prefix: str) -> AsyncIterator[Self]:
-        """The server at ``url``."""
+        """Connects to the server at ``url``."""
         async with redis.asyncio.Redis.from_url(url) as client:
             yield cls(client, prefix)
 
     async def token(self) -> bytes:
-        """The token of the holder; b"" if there is none."""
+        """Returns the token of the holder; b"" if the lease is free."""
         return (await self._stored()).rstrip(b"+")
 
     async def is_awaited(self) -> bool:
-        """Whether somebody elsewhere waits for it."""
+        """Returns whether a waiter in another process has marked the lease, so that the holder publishes its release."""
         return (await self._stored()).endswith(b"+")
 
     async def has_listeners(self, count: int = 1) -> bool:
-        """Whether that many processes would hear of a release."""
+        """Returns whether exactly so many processes subscribe to the release."""
         ((_, listeners),) = await self.client.pubsub_numsub(self.key)
         return int(listeners) == count
 
     async def is_waited_for(self) -> None:
-        """Waits until somebody waits for it who lacks nothing but a call."""
+        """Waits until a waiter has marked the lease and subscribed to its release."""
         await eventually(self.is_awaited)
         await eventually(self.has_listeners)
 
     async def time_ms(self) -> int:
+        """Returns the server's time in milliseconds."""
         seconds, micros = await self.client.time()
         return int(seconds) * 1000 + int(micros) // 1000
 
@@ -163,14 +164,15 @@ class Server:
         return stored if isinstance(stored, bytes) else b""
 
     async def scripts_run(self) -> int:
+        """Returns how many scripts the server has run since it started."""
         return await self.count("evalsha", "eval")
 
     async def count(self, *commands: str) -> int:
-        """How often these were run."""
+        """Returns how often the server has run these commands."""
         stats = await self.client.info("commandstats")
         return sum(stats.get(f"cmdstat_{name}", {"calls": 0})["calls"] for name in commands)
 
 
 async def has_keys(client: redis.asyncio.Redis, pattern: str, count: int) -> bool:
-    """Whether the server has so many keys like this."""
+    """Returns whether the server has exactly ``count`` keys that match ``pattern``."""
     return len([key async for key in client.scan_iter(pattern)]) == count

@@ -1,4 +1,4 @@
-"""Drives a ``Pipeline`` without I/O: plays its callers and its server."""
+"""Drives a pipeline without I/O: plays its callers on one side and the server on the other."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from redis_botsession._transport.reply_matching import Call, Pipeline
 
 
 def encoded(value: Any) -> bytes:
-    """A reply as a server sends it."""
+    """Returns the RESP bytes of a reply."""
     match value:
         case None:
             return b"$-1\r\n"
@@ -35,13 +35,19 @@ def encoded(value: Any) -> bytes:
 
 
 def echo(request: list[bytes]) -> bytes:
-    """The reply to all of them: the last thing they were given."""
+    """Replies to any request with its last argument."""
     return encoded(request[-1])
 
 
 @dataclass
-class Talk:
-    """A pipeline, its callers, and the server's side of the connection."""
+class PipelineDriver:
+    """A pipeline, its callers, and the server's side of the connection.
+
+    Attributes:
+        pipeline: The pipeline under test.
+        answer: Returns the server's reply to a request.
+        callers: The promise of each call, in the order of ``call``.
+    """
 
     pipeline: Pipeline = field(default_factory=lambda: Pipeline(max_in_flight=1024))
     answer: Callable[[list[bytes]], bytes] = echo
@@ -58,7 +64,7 @@ class Talk:
         is_durable: bool = False,
         is_asking: bool = False,
     ) -> Future[Any]:
-        """The caller ``n`` asks for its own number."""
+        """Submits a GET of the caller's own number, so that ``echo`` as the server gives each caller its number."""
         caller: Future[Any] = Future()
         number = b"%d" % len(self.callers)
         command = Command("get", b"key-" + number, 0, (b"GET", *args, number), parse, resend, script, is_durable)
@@ -72,27 +78,27 @@ class Talk:
         return [self.call(**options) for _ in range(count)]
 
     def requests(self) -> list[list[bytes]]:
-        """What is written now."""
+        """Takes the requests that the pipeline wants to write now."""
         server = hiredis.Reader()
         while data := self.pipeline.take():
             server.feed(data)
         return list(iter(server.gets, False))
 
     def sent(self) -> list[bytes]:
-        """The numbers of the callers whose calls are written now."""
+        """Takes the requests, and returns the numbers of the callers whose calls are among them."""
         return [request[-1] for request in self.requests() if request[0] == b"GET"]
 
     def replies(self) -> list[bytes]:
-        """The replies to what is written now."""
+        """Takes the requests, and returns the server's replies to them."""
         return [self.answer(request) for request in self.requests()]
 
     def exchange(self) -> None:
-        """Writes and answers until there is nothing to write."""
+        """Takes requests and feeds their replies to the pipeline until it has nothing to write."""
         while replies := self.replies():
             self.pipeline.receive(b"".join(replies))
 
     def results(self) -> list[Any]:
-        """What each caller has got; None if nothing yet."""
+        """Returns each caller's result; None where there is none yet."""
         return [caller.result() if caller.done() and not caller.cancelled() else None for caller in self.callers]
 
 
@@ -103,8 +109,13 @@ def numbers(count: int) -> list[bytes]:
 Answer = Callable[[list[bytes]], bytes]
 
 
-def answering(replies: dict[bytes, str], proof: Any = 1) -> Answer:
-    """A server that answers these calls, by their last argument, with errors, and proofs with ``proof``."""
+def replying_with_errors(replies: dict[bytes, str], proof: Any = 1) -> Answer:
+    """Returns a server that replies with errors to some requests, and like ``echo`` to all others.
+
+    Args:
+        replies: Error lines, by the last argument of the request; by b"ASKING" for that command.
+        proof: The reply to WAIT and WAITAOF.
+    """
 
     def answer(request: list[bytes]) -> bytes:
         if request[0] == b"ASKING":
@@ -123,8 +134,13 @@ def names(requests: Iterable[list[bytes]]) -> list[bytes]:
 
 
 @dataclass
-class Elsewhere:
-    """Takes strays; gives each to ``then``, if there is one."""
+class StrayCalls:
+    """Collects the calls that a pipeline hands out because another server has to serve them.
+
+    Attributes:
+        came: The calls with the error that sent each one away.
+        then: Called with each of them, if it is set.
+    """
 
     came: list[tuple[Call, Exception]] = field(default_factory=list)
     then: Callable[[Call], None] | None = None
