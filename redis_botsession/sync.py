@@ -228,11 +228,12 @@ class SessionStore:
         Threads of this process take turns at one session.
         """
 
-        def checked(session: BotSession) -> None:
-            result: object = fn(session)  # type: ignore[func-returns-value] # a caller without type checks may give a coroutine function
+        def checked(session: BotSession) -> Any:
+            result: object = fn(session)  # type: ignore[func-returns-value] # a caller without type checks may return something
             if inspect.iscoroutine(result):
                 result.close()
                 raise TypeError("modify() of the synchronous SessionStore takes a plain function, not a coroutine function")
+            return result
 
         return run(self._store.modify(user_id, channel_id, checked, attempts=attempts))
 

@@ -30,6 +30,10 @@ class Write:
         create: Whether to create the session if there is none.
         drop_empty: Whether to remove the session if no top-level key is left.
         expires_at: The session's own deadline; ``KEEP``: as it is. None removes it.
+
+    Raises:
+        TypeError: ``remove`` or ``keep`` is one text, or holds something else than ``str``.
+        ValueError: a key is both set and removed or kept, or both ``remove`` and ``keep`` are given.
     """
 
     values: Mapping[str, Any] = field(default_factory=dict)
@@ -41,6 +45,26 @@ class Write:
     create: bool = True
     drop_empty: bool = False
     expires_at: datetime | Keep | None = KEEP
+
+    def __post_init__(self) -> None:
+        if self.keep is not None:
+            if self.remove:
+                raise ValueError("a write takes the keys to remove or the keys to keep, not both")
+            self.keep = self._checked(self.keep, "kept")
+        elif self.remove:
+            self.remove = self._checked(self.remove, "removed")
+
+    def _checked(self, names: Sequence[str], done: str) -> list[str]:
+        """The names, each once: the script counts the bytes of each removed key."""
+        if isinstance(names, str | bytes):
+            raise TypeError(f"give an iterable of keys, not one {type(names).__name__}: [...]")
+        checked = list(dict.fromkeys(names))
+        for name in checked:
+            if type(name) is not str:
+                raise TypeError(f"the keys to remove or keep must be str, not {type(name).__name__}")
+            if name in self.values:
+                raise ValueError(f"{name!r} is both changed and {done}")
+        return checked
 
     @property
     def may_create(self) -> bool:

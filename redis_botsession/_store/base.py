@@ -6,7 +6,7 @@ import asyncio
 import inspect
 import random
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from contextvars import ContextVar
 from datetime import datetime
@@ -205,7 +205,7 @@ class BotSessionStore(ABC):
         """
         write = Write(
             values=changes,
-            remove=self._checked_names(user_id, channel_id, remove, changes, "removed") if remove != () else (),
+            remove=_sequence(remove),
             expected_version=expected_version,
             create=create,
             expires_at=expires_at,
@@ -232,7 +232,7 @@ class BotSessionStore(ABC):
             What ``update`` raises. CorruptSession and SessionTooLarge also *after* the write was applied, if the session
             cannot be loaded.
         """
-        names = self._checked_names(user_id, channel_id, remove, changes, "removed")
+        names = _sequence(remove)
         loaded = await self.write_and_load(user_id, channel_id, Write(values=changes, remove=names, create=create))
         return None if loaded is None else loaded.session
 
@@ -277,7 +277,7 @@ class BotSessionStore(ABC):
             ValueError: a key is both in ``data`` and to be kept.
             SerializationError, SessionTooLarge, CorruptSession, OutcomeUnknown: as for ``write``.
         """
-        names = self._checked_names(user_id, channel_id, keep, data, "kept")
+        names = _sequence(keep)
         write = Write(values=data, keep=names, create=create, drop_empty=drop_empty)
         return await self.write(user_id, channel_id, write)
 
@@ -295,7 +295,7 @@ class BotSessionStore(ABC):
         Raises:
             CorruptSession, OutcomeUnknown: as for ``write``.
         """
-        write = Write(remove=self._checked_names(user_id, channel_id, names, {}, "removed"), create=False, drop_empty=True)
+        write = Write(remove=_sequence(names), create=False, drop_empty=True)
         try:
             return await self.write(user_id, channel_id, write)
         except SessionGone:
@@ -374,20 +374,6 @@ class BotSessionStore(ABC):
     ) -> None:
         await self.aclose()
 
-    def _checked_names(
-        self, user_id: Id, channel_id: Id, names: Iterable[str], values: Mapping[str, Any], done: str
-    ) -> list[str]:
-        """The top-level keys to remove or keep, each once."""
-        if isinstance(names, str | bytes):
-            raise TypeError(f"give an iterable of keys, not one {type(names).__name__}: [...]")
-        checked = list(dict.fromkeys(names))
-        for name in checked:
-            if type(name) is not str:
-                raise TypeError(f"the keys to remove or keep must be str, not {type(name).__name__}")
-            if name in values:
-                raise ValueError(f"session {self.key(user_id, channel_id)}: {name!r} is both changed and {done}")
-        return checked
-
     def _turn(self, turn: tuple[int, str]) -> AbstractAsyncContextManager[Any]:
         return _turns.setdefault(turn, asyncio.Lock())
 
@@ -416,3 +402,8 @@ class BotSessionStore(ABC):
                 session.updated_at = from_micros(session.version)
                 session.created_at = session.updated_at if is_new else session.created_at
         return session
+
+
+def _sequence(names: Iterable[str]) -> Sequence[str]:
+    # One text is a sequence, too: Write refuses it.
+    return names if isinstance(names, Sequence) else list(names)

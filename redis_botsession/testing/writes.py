@@ -9,6 +9,7 @@ from typing import Any, cast
 
 import pytest
 
+from .._session.changes import Write
 from .._session.record import BotSession
 from .._store.base import BotSessionStore
 from ..errors import SerializationError, SessionGone, SessionTooLarge, VersionConflict
@@ -19,6 +20,31 @@ class WriteContract(Harness):
     """Concurrent writers lose nothing."""
 
     # --- update
+
+    @check(max_bytes=200)
+    async def test_store_write_counts_a_key_to_remove_once(self, store: BotSessionStore) -> None:
+        await store.update("u", "c", {"a": "x" * 20, "b": 2})
+        await store.write("u", "c", Write(remove=["a", "a", "a"]))
+        assert (await load(store)).data == {"b": 2}
+        # The size is still right: the limit holds.
+        with pytest.raises(SessionTooLarge):
+            await store.update("u", "c", {"large": "x" * 200})
+
+    @check()
+    async def test_store_write_refuses_names_that_are_none(self, store: BotSessionStore) -> None:
+        await store.update("u", "c", {"a": 1, "b": 2})
+        wrong: Any = 5
+        with pytest.raises(ValueError, match="'a' is both changed and removed"):
+            await store.write("u", "c", Write(values={"a": 2}, remove=["a"]))
+        with pytest.raises(ValueError, match="'a' is both changed and kept"):
+            await store.write("u", "c", Write(values={"a": 2}, keep=["a"]))
+        with pytest.raises(ValueError, match="not both"):
+            await store.write("u", "c", Write(remove=["a"], keep=["b"]))
+        with pytest.raises(TypeError, match="not one str"):
+            await store.write("u", "c", Write(remove="ab"))
+        with pytest.raises(TypeError, match="must be str, not int"):
+            await store.write("u", "c", Write(remove=[wrong]))
+        assert (await load(store)).data == {"a": 1, "b": 2}
 
     @check()
     async def test_update_merges(self, store: BotSessionStore) -> None:

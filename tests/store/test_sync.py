@@ -430,3 +430,13 @@ async def test_sync_store_session_in_an_async_with_says_what_to_do() -> None:
     with sync.SessionStore.from_url("redis://localhost:6379/0") as store, pytest.raises(TypeError, match=r"plain 'with'"):
         async with store.session(1, 2):  # type: ignore[attr-defined] # on purpose
             pass
+
+
+def test_sync_modify_refuses_a_function_that_returns_the_new_data(newest_url: str, prefix: str) -> None:
+    with sync.SessionStore.from_url(newest_url, prefix=prefix) as store:
+        store.update(1, 2, {"a": 1})
+        with pytest.raises(TypeError, match=r"must change session\.data in place"):
+            store.modify(1, 2, lambda session: {**session.data, "b": 2})  # type: ignore[arg-type] # on purpose
+        session = store.get(1, 2)
+        assert session is not None
+        assert session.data == {"a": 1}
