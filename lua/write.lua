@@ -26,7 +26,7 @@
 
 -- @include deadline
 -- @include index
--- @include store_fields
+-- @include all_or_nothing
 
 local session = KEYS[1]
 local index = KEYS[2]

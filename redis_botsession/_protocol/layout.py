@@ -7,6 +7,10 @@
 ``esc`` percent-encodes every UTF-8 byte outside ``[A-Za-z0-9._-]``, so a key splits in one way only, and the braces are
 the hash tag that puts all keys of a user into one slot of a cluster
 (https://redis.io/docs/latest/operate/oss_and_stack/reference/cluster-spec/#hash-tags).
+
+The metadata fields are written by the scripts ``write.lua`` and ``set.lua``, and read by these, ``touch.lua`` and
+``delete.lua``; the scripts hold the names as literals. ``replies.py`` reads the fields of a loaded session, and
+``memory.py`` keeps the same fields for the memory store.
 """
 
 from __future__ import annotations

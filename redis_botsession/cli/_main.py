@@ -255,7 +255,7 @@ def _add_bot(source: _Parser, *, with_bot_id: bool) -> None:
 
 
 def _checks(text: str) -> tuple[str, ...]:
-    from .doctor.checks.ids import CANNOT_LOOK, CHECKS
+    from .doctor.checks.check_ids import CANNOT_LOOK, CHECKS
 
     names = tuple(name.strip() for name in text.split(","))
     if unknown := [name for name in names if name not in CHECKS and not name.startswith(CANNOT_LOOK)]:

@@ -17,7 +17,7 @@ import redis
 
 from redis_botsession import SessionStore, cli
 from redis_botsession.cli.doctor import Finding, Node, Report, Severity
-from redis_botsession.cli.doctor.checks.ids import CHECKS
+from redis_botsession.cli.doctor.checks.check_ids import CHECKS
 from redis_botsession.cli.doctor.render import Printer
 from redis_botsession.embedded import LocalServer
 from redis_botsession.testing.harness import PATIENCE

@@ -15,7 +15,7 @@ from ..needed_permissions import (
     OPERATORS_ONLY,
     STORE_COMMANDS,
 )
-from .ids import CANNOT_LOOK
+from .check_ids import CANNOT_LOOK
 
 _PLAIN = re.compile(r"[A-Za-z0-9:._/@+-]*")
 

@@ -1,4 +1,4 @@
-"""Runs all checks on the facts about one server."""
+"""Runs all checks on the facts about one server. The id of each check is listed in ``check_ids.py``."""
 
 from __future__ import annotations
 
